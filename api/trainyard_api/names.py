@@ -1,0 +1,44 @@
+"""Every name that more than one part must agree on: API group, labels, files, ports, and the names of a run's objects.
+
+Pod names are DNS labels (they become host names), so 63 characters hold `<run>-<stage>-<rank>-<attempt>`: run and
+stage share 50, rank and attempt have what is left. Admission refuses longer ones (rules of TrainingRun).
+"""
+
+GROUP = "trainyard.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "TrainingRun"
+PLURAL = "trainingruns"
+
+LABEL_RUN = f"{GROUP}/run"
+LABEL_STAGE = f"{GROUP}/stage"
+LABEL_RANK = f"{GROUP}/rank"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+MANAGED_BY = {"app.kubernetes.io/managed-by": "trainyard"}
+
+AGENT_PORT = 9400
+MASTER_PORT = 29500
+TRAINER_CONTAINER = "trainer"
+STORAGE_MOUNT = "/storage"
+TOKEN_FILE = "/var/run/trainyard/token"
+TERMINATION_LOG = "/dev/termination-log"
+
+MAX_RUN_AND_STAGE = 50
+
+
+def pod_name(run: str, stage: str, rank: int, attempt: int) -> str:
+    """The pod that was made for `rank` of `stage` in `attempt`; making it twice is a conflict, not a second pod."""
+    return f"{run}-{stage}-{rank}-{attempt}"
+
+
+def secret_name(run: str, uid: str) -> str:
+    """The Secret that holds the bearer token of a run's agents, under the key `token`.
+
+    The start of the UID keeps a run apart from a deleted one of the same name.
+    """
+    return f"{run}-{uid[:8]}"
+
+
+def artifact_uri(storage_uri: str, namespace: str, run: str, stage: str) -> str:
+    """Where a stage of a run puts all that it makes: `<storage>/<namespace>/<run>/<stage>`."""
+    return f"{storage_uri.rstrip('/')}/{namespace}/{run}/{stage}"

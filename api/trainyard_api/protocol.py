@@ -1,0 +1,121 @@
+"""What operator, agents and ranks say to each other.
+
+operator → agent    PUT /assignment   `Assignment`; the same again changes nothing, an older attempt gets 409
+operator ← agent    GET /state        `AgentState`; with ?since=VERSION&wait=SECONDS it answers when the state changes
+agent ← rank        JSON lines on the descriptor named by TRAINYARD_REPORT_FD, each a `Report`
+agent → kubelet     the termination log, a `Termination`
+agent → rank        environment: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT as torchrun
+                    sets them, TRAINYARD_JOB (a `Job`), TRAINYARD_ATTEMPT; SIGTERM asks for a last checkpoint
+"""
+
+from typing import Any, Literal
+
+from .model import Reported
+from .run import StageKind
+from .status import CheckpointStatus, Progress
+
+
+class Job(Reported):
+    """All that a stage's processes need to know."""
+
+    namespace: str
+    run: str
+    run_uid: str
+    stage: str
+    kind: StageKind
+    settings: dict[str, Any]
+    """The stage's own model, as JSON."""
+    seed: int
+    storage_uri: str
+    output_uri: str
+    """The stage's folder: artifact.json, checkpoints/, metrics.jsonl."""
+    inputs: dict[str, str]
+    """Field of the settings → URI of the artifact that it names."""
+
+
+class Assignment(Reported):
+    """A worker's place in the group of one attempt."""
+
+    attempt: int
+    workers: int
+    worker: int
+    """0 … workers - 1."""
+    ranks_per_worker: int
+    master_address: str
+    master_port: int
+    job: Job
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in the whole group."""
+        return self.workers * self.ranks_per_worker
+
+
+AgentPhase = Literal["idle", "running", "stopping", "succeeded", "failed"]
+
+
+class RankState(Reported):
+    """One process of an agent."""
+
+    rank: int
+    pid: int
+    exit_code: int | None = None
+    """None while it runs; minus the signal's number when a signal ended it."""
+
+
+class Artifact(Reported):
+    """What a stage made."""
+
+    uri: str
+    digest: str
+    """SHA-256 of artifact.json."""
+    metrics: dict[str, float] = {}
+
+
+class Termination(Reported):
+    """Why an agent ended; the JSON in the termination log, 4,096 bytes at most."""
+
+    exit_code: int
+    cause: str
+    """Done, Stopped, PermanentError, PeerLost, StorageError, Crashed, Killed."""
+    message: str = ""
+    """What was wrong and what to do, for the user."""
+    rank: int | None = None
+    step: int | None = None
+    time: str = ""
+    last_lines: list[str] = []
+    progress: Progress | None = None
+    """The last of it, for the operator may have missed it."""
+    checkpoint: CheckpointStatus | None = None
+    resumed_step: int | None = None
+    artifact: Artifact | None = None
+
+
+class AgentState(Reported):
+    """What an agent knows."""
+
+    version: int
+    """Grows with each change; `since` refers to it."""
+    phase: AgentPhase = "idle"
+    attempt: int = 0
+    master_port: int
+    """A port that is free here, for this worker to be rank 0's on."""
+    ranks: list[RankState] = []
+    progress: Progress | None = None
+    resumed_step: int | None = None
+    """Step of the checkpoint that this attempt started from; 0 when it began anew, None before that is known."""
+    checkpoint: CheckpointStatus | None = None
+    artifact: Artifact | None = None
+    termination: Termination | None = None
+
+
+class Report(Reported):
+    """A line from a rank to its agent. Only the fields that are given have changed."""
+
+    progress: Progress | None = None
+    resumed_step: int | None = None
+    checkpoint: CheckpointStatus | None = None
+    artifact: Artifact | None = None
+    failure: Termination | None = None
+    metrics: dict[str, float] | None = None
+    """For the agent's /metrics: name without prefix → value of a gauge."""

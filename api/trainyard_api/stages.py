@@ -1,0 +1,180 @@
+"""What a user may say of each kind of stage. The same object, as JSON, is what the trainer is handed."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from .model import Model, Rule, rule
+
+StageName = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=30)]
+"""A stage's name: part of pod names and paths."""
+
+Settings = Annotated[dict[str, Any], Field(max_length=200)]
+"""A configuration of another library, handed on as it is."""
+
+DEEPSPEED_OWNED = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+)
+"""The keys of a DeepSpeed configuration that the stage's own fields decide."""
+
+MODEL_OWNED = ("vocab_size", "model_type")
+"""The keys of a transformers configuration that the stage's own fields decide."""
+
+
+def _owned(section: str, owned: tuple[str, ...], instead: str) -> tuple[Rule, ...]:
+    """Rules that refuse, by name, each key of `section` that other fields decide."""
+    return tuple(
+        rule(
+            f"!has(self.{section}) || !('{key}' in self.{section})",
+            lambda it, key=key: key not in getattr(it, section),
+            f"{section}.{key} is decided by Trainyard: {instead}",
+            section,
+        )
+        for key in owned
+    )
+
+
+class Source(Model):
+    """Where documents come from: a file or folder, or a text that is always at hand."""
+
+    path: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = None
+    """A file, or a folder that is read with all its sub-folders. Relative paths start at the storage root."""
+    builtin: Literal["python-docs"] | None = None
+    """Text without a file. `python-docs`: the language reference in Python's own standard library (0.7 MB)."""
+    format: Literal["auto", "text", "markdown", "jsonl"] = "auto"
+    """`auto` goes by the file's ending: .jsonl, .md and .markdown, anything else is text."""
+    text_field: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "text"
+    """The key of a JSONL row that holds the document."""
+
+    rules: ClassVar = (
+        rule(
+            "has(self.path) != has(self.builtin)",
+            lambda it: (it.path is None) != (it.builtin is None),
+            "give exactly one of path and builtin",
+        ),
+    )
+
+
+class TokenizerSettings(Model):
+    """A byte-level BPE tokenizer, trained on the training split."""
+
+    vocab_size: Annotated[int, Field(ge=258, le=1_000_000)] = 4096
+    """Entries, the 256 bytes and the end-of-text token included."""
+
+
+class PrepareStage(Model):
+    """Read documents, split off a held-out part, train a tokenizer, write memory-mapped token shards."""
+
+    sources: Annotated[list[Source], Field(min_length=1, max_length=64)]
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of documents held out, chosen by each document's hash: the same document always falls on the same side."""
+    shard_tokens: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 1024 * 1024
+    """Tokens in a shard file, at most."""
+
+
+class ModelSettings(Model):
+    """A Transformer, from a transformers configuration."""
+
+    type: Literal["llama", "gpt2"]
+    """The model type, as transformers names it."""
+    config: Settings = {}
+    """Fields of the type's transformers configuration (hidden_size, num_hidden_layers, …; for gpt2 n_embd, …)."""
+
+    rules: ClassVar = _owned("config", MODEL_OWNED, "it follows from the tokenizer and from model.type")
+
+
+class OptimizerSettings(Model):
+    """AdamW (Loshchilov & Hutter 2019, algorithm 2), without decay on norms, biases and embeddings."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
+    """The peak, reached after warm-up."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
+    clip_norm: Annotated[float, Field(ge=0, le=1_000_000)] = 1.0
+    """Global gradient norm above which gradients are scaled down; 0 switches clipping off."""
+
+
+class ScheduleSettings(Model):
+    """Linear warm-up, then a cosine down to a share of the peak (Loshchilov & Hutter 2017, eq. 5, one cycle)."""
+
+    warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate at the last step, as a share of the peak."""
+
+
+class ValidationSettings(Model):
+    """Held-out loss while training."""
+
+    every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
+    sequences: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    """Held-out sequences to measure on, at most; always the same ones."""
+
+
+class CheckpointSettings(Model):
+    """When to save, and how much of it to keep."""
+
+    every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
+    keep: Annotated[int, Field(ge=2, le=1000)] = 2
+    """Checkpoints to keep; at least two, so that a bad one never stands alone."""
+
+
+class PretrainStage(Model):
+    """Train a decoder from scratch on next-token prediction."""
+
+    data: StageName
+    """The prepare stage whose tokens to train on."""
+    model: ModelSettings
+    steps: Annotated[int, Field(ge=1, le=100_000_000)]
+    """Optimizer steps."""
+    sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
+    global_batch: Annotated[int, Field(ge=1, le=1_048_576)] = 32
+    """Sequences in an optimizer step, over all ranks."""
+    micro_batch: Annotated[int, Field(ge=1, le=65_536)] = 4
+    """Sequences that a rank holds at once; accumulation follows from this and globalBatch."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    validation: ValidationSettings = ValidationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    deepspeed: Settings = {}
+    """A DeepSpeed configuration: ZeRO stage, bf16, offload, … as DeepSpeed documents it."""
+
+    rules: ClassVar = _owned("deepspeed", DEEPSPEED_OWNED, "use globalBatch, microBatch, optimizer and schedule")
+
+
+class SampleSettings(Model):
+    """Text that the model writes for the report."""
+
+    prompts: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=4096)]], Field(min_length=1, max_length=32)
+    ]
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.8
+    """0 takes the likeliest token each time."""
+
+
+class EvaluateStage(Model):
+    """Measure a model on the held-out split: perplexity and bits per byte, beside unigram and zlib baselines."""
+
+    model: StageName
+    """The pretrain stage to measure."""
+    data: StageName
+    """The prepare stage whose held-out split to measure on."""
+    sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
+    """Context window; not longer than the model was trained for."""
+    micro_batch: Annotated[int, Field(ge=1, le=65_536)] = 8
+    samples: SampleSettings | None = None
+
+
+class ExportStage(Model):
+    """Write a folder that transformers' `from_pretrained` opens: safetensors, configuration, tokenizer."""
+
+    model: StageName
+    """The pretrain stage to export."""

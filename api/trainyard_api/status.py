@@ -1,0 +1,180 @@
+"""What the operator says of a run. Every reason is from a closed list, so that users and alerts can rely on it."""
+
+from enum import StrEnum
+from typing import Literal
+
+from .model import Reported
+
+
+class Phase(StrEnum):
+    """Where a run is, in one word."""
+
+    PENDING = "Pending"
+    """Seen, nothing made yet."""
+    QUEUED = "Queued"
+    """Pods exist and wait for room in the cluster."""
+    STARTING = "Starting"
+    """Pods are placed; images, containers, ranks come up."""
+    RUNNING = "Running"
+    RECOVERING = "Recovering"
+    """Something died; the group is being made anew."""
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+FINISHED = (Phase.SUCCEEDED, Phase.FAILED)
+
+
+class Reason(StrEnum):
+    """Why a run is in its phase."""
+
+    # on the way
+    STAGE_PENDING = "StagePending"
+    WAITING_FOR_CAPACITY = "WaitingForCapacity"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONTAINER_NOT_STARTED = "ContainerNotStarted"
+    WAITING_FOR_AGENTS = "WaitingForAgents"
+    STARTING_RANKS = "StartingRanks"
+    TRAINING = "Training"
+    STAGE_RUNNING = "StageRunning"
+    # recovering, named for the cause
+    PROCESS_FAILED = "ProcessFailed"
+    OUT_OF_MEMORY = "OutOfMemory"
+    PREEMPTED = "Preempted"
+    EVICTED = "Evicted"
+    POD_DELETED = "PodDeleted"
+    NODE_LOST = "NodeLost"
+    HUNG = "Hung"
+    START_TIMEOUT = "StartTimeout"
+    # the end
+    COMPLETED = "Completed"
+    INVALID_SPEC = "InvalidSpec"
+    PERMANENT_ERROR = "PermanentError"
+    TOO_MANY_FAILURES = "TooManyFailures"
+
+
+class Progress(Reported):
+    """How far the current stage is. What a stage has no use for is left out."""
+
+    step: int = 0
+    steps: int = 0
+    tokens: int | None = None
+    """Tokens trained on so far, over all ranks."""
+    loss: float | None = None
+    """Mean loss per token of the last global batch, in nats."""
+    held_out_loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens_per_second: float | None = None
+    step_seconds: float | None = None
+    eta_seconds: float | None = None
+    heartbeat_time: str | None = None
+    message: str | None = None
+    """What a stage without steps is doing."""
+
+
+class CheckpointStatus(Reported):
+    """The newest checkpoint that is committed."""
+
+    step: int
+    uri: str
+    time: str
+    stall_seconds: float | None = None
+
+
+class WorkersStatus(Reported):
+    """Pods of the current group."""
+
+    desired: int = 0
+    ready: int = 0
+
+
+class Waiting(Reported):
+    """What a run waits for, in the words of whoever makes it wait."""
+
+    reason: Reason
+    message: str
+    object: str
+    since: str
+
+
+class Restarts(Reported):
+    """Recoveries by kind. Only failures and hangs use up the budget."""
+
+    failures: int = 0
+    disruptions: int = 0
+    hangs: int = 0
+
+
+class Recovery(Reported):
+    """One recovery, with its clocks."""
+
+    time: str
+    cause: Reason
+    message: str = ""
+    stage: str
+    attempt: int
+    """The attempt that ended."""
+    pod: str = ""
+    node: str = ""
+    exit_code: int | None = None
+    counted: bool = True
+    """Whether it uses up the budget."""
+    detect_seconds: float | None = None
+    """From the end of the process to the operator's knowing."""
+    reform_seconds: float | None = None
+    """From knowing to all ranks of the next attempt started."""
+    step: int | None = None
+    """The last step reported before."""
+    resumed_step: int | None = None
+    recomputed_steps: int | None = None
+    """Steps done before that had to be done again."""
+
+
+class StageStatus(Reported):
+    """One stage of the run."""
+
+    name: str
+    phase: Literal["Pending", "Running", "Succeeded", "Failed"] = "Pending"
+    artifact: str | None = None
+    """URI of the folder that holds artifact.json."""
+    digest: str | None = None
+    metrics: dict[str, float] | None = None
+    start_time: str | None = None
+    end_time: str | None = None
+
+
+class Condition(Reported):
+    """A Kubernetes condition. `Succeeded` is Unknown while the run lasts, then True or False."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str = ""
+    last_transition_time: str
+    observed_generation: int = 0
+
+
+class Status(Reported):
+    """All that is known of a run."""
+
+    phase: Phase = Phase.PENDING
+    reason: Reason = Reason.STAGE_PENDING
+    message: str = ""
+    observed_generation: int = 0
+    stage: str | None = None
+    attempt: int = 0
+    """Grows by one before anything of a new attempt is made: the fencing token."""
+    placed_time: str | None = None
+    """When all pods of this attempt had a node: startSeconds count from here."""
+    start_time: str | None = None
+    end_time: str | None = None
+    progress: Progress | None = None
+    checkpoint: CheckpointStatus | None = None
+    workers: WorkersStatus = WorkersStatus()
+    waiting: Waiting | None = None
+    restarts: Restarts = Restarts()
+    recoveries: tuple[Recovery, ...] = ()
+    """The last ten."""
+    stages: tuple[StageStatus, ...] = ()
+    conditions: tuple[Condition, ...] = ()
