@@ -1,0 +1,1 @@
+"""Where actions happen: a Kubernetes cluster, or processes on this machine."""

@@ -1,0 +1,63 @@
+"""What the operator asks of a cluster. The reconcile loop knows this protocol alone, so that the same core drives
+Kubernetes and the processes of one machine.
+
+Objects are raw Kubernetes JSON: the typed client takes 20 times as long to read a list.
+"""
+
+from typing import Any, Protocol
+
+from trainyard_api.run import TrainingRun
+
+Manifest = dict[str, Any]
+"""A Kubernetes object as JSON."""
+
+
+class ConflictError(Exception):
+    """The object has changed since we read it, or its name is taken by an object of another owner."""
+
+
+class GoneError(Exception):
+    """The object isn't there any more."""
+
+
+class Cluster(Protocol):
+    """Where actions happen. Every call has a deadline of its own and may be repeated without harm."""
+
+    def storage_uri(self, run: TrainingRun) -> str:
+        """The run's storage as its pods see it."""
+        ...
+
+    def agent_url(self, pod: Manifest) -> str:
+        """Where the pod's agent answers, e.g. http://10.0.0.7:9400."""
+        ...
+
+    def token(self, uid: str) -> str:
+        """The bearer token of a run's agents, derived from the operator's key and the run's UID."""
+        ...
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Make a Pod or Secret. One of that name that has our owner already is success; raises ConflictError otherwise."""
+        ...
+
+    async def delete_pod(self, pod: Manifest, grace_seconds: int | None) -> None:
+        """Delete this very pod (by UID), with its own grace period if None. Gone already is success."""
+        ...
+
+    async def write_status(self, run: Manifest, status: Manifest) -> Manifest:
+        """Replace the run's status; `run` carries the resourceVersion that must still be current.
+
+        Raises ConflictError if it isn't, GoneError if the run was deleted.
+        """
+        ...
+
+    async def post_event(self, run: Manifest, type: str, reason: str, message: str) -> None:
+        """Record an event on the run. `type` is Normal or Warning."""
+        ...
+
+    async def list_runs(self) -> list[Manifest]:
+        """All runs, for the repair of what a watch missed."""
+        ...
+
+    async def list_pods(self) -> list[Manifest]:
+        """All pods that carry our run label."""
+        ...

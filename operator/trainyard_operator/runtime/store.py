@@ -1,0 +1,146 @@
+"""What the operator knows: runs, their pods, and what agents said. Fed by watches, by the answers to our own writes, and by
+a repairing re-list; read by the reconcile loop.
+
+An object is replaced only by a newer one (resourceVersions of one resource compare as numbers, Kubernetes 1.35), so a late
+watch event never undoes what the answer to a write has told.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from trainyard_api.names import KIND, LABEL_RUN
+from trainyard_api.protocol import AgentState
+
+from ..cluster.protocol import Manifest
+
+Key = tuple[str, str]
+"""(namespace, name) of a run."""
+
+
+@dataclass(frozen=True)
+class AgentView:
+    """What the agent of rank 0 last said, and when (operator's clock) that last differed from before."""
+
+    state: AgentState
+    changed: datetime
+
+
+@dataclass
+class _Entry:
+    manifest: Manifest
+    first_seen: datetime
+
+
+class Store:
+    """Runs and pods by key. `wake` is called with the key of every run about which something has changed."""
+
+    def __init__(self, wake: Callable[[Key], None], now: Callable[[], datetime]) -> None:
+        self._wake = wake
+        self._now = now
+        self._runs: dict[str, _Entry] = {}
+        self._pods: dict[Key, dict[str, _Entry]] = {}
+        self._agents: dict[str, AgentView] = {}
+        self._assigned: dict[str, int] = {}
+
+    def put(self, manifest: Manifest) -> None:
+        """Take in a run or pod, unless what is known is newer."""
+        key, entries, name = self._place(manifest)
+        known = entries.get(name)
+        if known and _same(known.manifest, manifest) and _version(known.manifest) >= _version(manifest):
+            return
+        first_seen = known.first_seen if known and _same(known.manifest, manifest) else self._now()
+        entries[name] = _Entry(manifest if manifest["kind"] == KIND else _slim_pod(manifest), first_seen)
+        self._wake(key)
+
+    def remove(self, manifest: Manifest) -> None:
+        """Forget a run or pod that is deleted; an object of the same name with another UID stays."""
+        key, entries, name = self._place(manifest)
+        known = entries.get(name)
+        if known and _same(known.manifest, manifest):
+            del entries[name]
+            uid = known.manifest["metadata"]["uid"]
+            self._agents.pop(uid, None)
+            self._assigned.pop(uid, None)
+            self._wake(key)
+        if not self._pods.get(key):
+            self._pods.pop(key, None)
+
+    def repair(self, listed: Iterable[Manifest], kind: str, began: datetime) -> int:
+        """Take in a whole LIST of one kind that began at `began`; forget what it lacks. Returns how many were forgotten.
+
+        Objects first seen after the LIST began are kept: it may be older than they are.
+        """
+        present = set()
+        for manifest in listed:
+            present.add(manifest["metadata"]["uid"])
+            self.put(manifest)
+        pods = [entry for entries in self._pods.values() for entry in entries.values()]
+        known = list(self._runs.values()) if kind == KIND else pods
+        ghosts = [e.manifest for e in known if e.first_seen < began and e.manifest["metadata"]["uid"] not in present]
+        for ghost in ghosts:
+            self.remove(ghost)
+        return len(ghosts)
+
+    def run(self, key: Key) -> Manifest | None:
+        """The run, as last seen."""
+        entry = self._runs.get("/".join(key))
+        return entry.manifest if entry else None
+
+    def runs(self) -> list[Manifest]:
+        """All runs."""
+        return [entry.manifest for entry in self._runs.values()]
+
+    def pods(self, key: Key) -> list[Manifest]:
+        """The pods that carry the run's label, of any owner."""
+        return [entry.manifest for entry in self._pods.get(key, {}).values()]
+
+    def put_agent(self, key: Key, pod_uid: str, state: AgentState) -> None:
+        """Take in what the agent of a pod says."""
+        known = self._agents.get(pod_uid)
+        if known is None or known.state != state:
+            self._agents[pod_uid] = AgentView(state, self._now())
+            self._wake(key)
+
+    def agent(self, pod_uid: str) -> AgentView | None:
+        """What the agent of a pod last said."""
+        return self._agents.get(pod_uid)
+
+    def put_assigned(self, pod_uid: str, attempt: int) -> None:
+        """Note that a pod's agent has its assignment. A new process doesn't know, and says it again."""
+        self._assigned[pod_uid] = attempt
+
+    def assigned(self, pod_uid: str) -> int:
+        """The attempt that a pod's agent was last assigned to by this process, 0 if none."""
+        return self._assigned.get(pod_uid, 0)
+
+    def _place(self, manifest: Manifest) -> tuple[Key, dict[str, _Entry], str]:
+        """The key of the run that an object belongs to, and where the object is kept."""
+        metadata = manifest["metadata"]
+        if manifest["kind"] == KIND:
+            key = metadata["namespace"], metadata["name"]
+            return key, self._runs, "/".join(key)
+        key = metadata["namespace"], metadata["labels"][LABEL_RUN]
+        return key, self._pods.setdefault(key, {}), metadata["name"]
+
+
+def _same(one: Manifest, other: Manifest) -> bool:
+    return bool(one["metadata"]["uid"] == other["metadata"]["uid"])
+
+
+def _version(manifest: Manifest) -> int:
+    return int(manifest["metadata"].get("resourceVersion") or 0)
+
+
+def _slim_pod(pod: Manifest) -> Manifest:
+    """The parts of a pod that decisions need: a tenth of its size."""
+    metadata, status = pod["metadata"], pod.get("status", {})
+    kept = ("name", "namespace", "uid", "labels", "ownerReferences", "resourceVersion", "deletionTimestamp")
+    kept_status = ("phase", "podIP", "conditions", "containerStatuses", "reason", "message")
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {name: metadata[name] for name in kept if name in metadata},
+        "spec": {"nodeName": pod.get("spec", {}).get("nodeName")},
+        "status": {name: status[name] for name in kept_status if name in status},
+    }
