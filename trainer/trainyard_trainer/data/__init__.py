@@ -1,0 +1,1 @@
+"""From files to tokens: sources, tokenizer, shards, and the order in which training reads them."""
