@@ -1,0 +1,84 @@
+"""What a rank knows of itself and its group, and how it talks to its agent.
+
+The agent hands everything over in the environment, as torchrun does, so that a stage runs the same under a debugger:
+set the variables, and without TRAINYARD_REPORT_FD reports go nowhere.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from trainyard_api.model import Model, explain_errors
+from trainyard_api.protocol import Job, Report
+
+from .errors import PermanentError
+
+M = TypeVar("M", bound=Model)
+
+_stop = threading.Event()
+_report_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Group:
+    """One rank's place in the group of one attempt, and the job that the group has."""
+
+    job: Job
+    attempt: int
+    rank: int
+    world_size: int
+    local_rank: int
+    output: Path
+    """The stage's folder."""
+    inputs: dict[str, Path]
+    """Field of the settings → folder of the artifact that it names."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Group":
+        """The group that the agent has put this process in."""
+        job = Job.model_validate_json(environment["TRAINYARD_JOB"])
+        return cls(
+            job=job,
+            attempt=int(environment["TRAINYARD_ATTEMPT"]),
+            rank=int(environment["RANK"]),
+            world_size=int(environment["WORLD_SIZE"]),
+            local_rank=int(environment["LOCAL_RANK"]),
+            output=path_of(job.output_uri),
+            inputs={field: path_of(uri) for field, uri in job.inputs.items()},
+        )
+
+    def settings(self, model: type[M]) -> M:
+        """The stage's settings, typed."""
+        try:
+            return model.read_stored(self.job.settings)
+        except ValidationError as error:
+            mistakes = "; ".join(f"{self.job.stage}.{self.job.kind}.{line}" for line in explain_errors(error))
+            raise PermanentError(mistakes) from None
+
+    def report(self, **fields: Any) -> None:
+        """Tell the agent what has changed: the fields of `protocol.Report`."""
+        if descriptor := os.environ.get("TRAINYARD_REPORT_FD"):
+            line = memoryview(Report(**fields).model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+            with _report_lock:
+                while line:
+                    line = line[os.write(int(descriptor), line) :]
+
+    def stopping(self) -> bool:
+        """Whether SIGTERM has arrived in this process."""
+        return _stop.is_set()
+
+
+def stop_on_sigterm() -> None:
+    """From now on SIGTERM ends nothing by itself: stages ask `group.stopping()` and leave when all is saved."""
+    signal.signal(signal.SIGTERM, lambda *_: _stop.set())
+
+
+def path_of(uri: str) -> Path:
+    """The folder behind a file:// URI, which is the only kind that admission lets in."""
+    return Path(uri.removeprefix("file://"))

@@ -1,0 +1,73 @@
+"""One rank: `python -m trainyard_trainer.rank`, started by the agent, ends with the code that says how it went.
+
+It always leaves through os._exit: with a peer dead, tearing down a process group, or a thread of a library, can hang
+the interpreter's own exit.
+"""
+
+import ctypes
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+import traceback
+from typing import NoReturn
+
+from trainyard_api.exit_codes import ExitCode
+from trainyard_api.protocol import Termination
+
+from .artifacts import finished_artifact
+from .errors import from_exception
+from .group import Group, stop_on_sigterm
+
+CRASHED = 1
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> NoReturn:
+    """Run the stage that the environment names."""
+    faulthandler.enable()
+    stop_on_sigterm()
+    die_with_agent()
+    code = run(Group.from_environment())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run(group: Group) -> int:
+    """Run the group's stage, report why it failed if it does, and return the exit code."""
+    try:
+        group.output.mkdir(parents=True, exist_ok=True)
+        if not finished_artifact(group):
+            stage = importlib.import_module(f".stages.{group.job.kind}", __package__)
+            getattr(stage, group.job.kind)(group)
+    except BaseException as error:  # anything at all must become an exit code and a reason
+        return fail(group, error)
+    return ExitCode.DONE
+
+
+def fail(group: Group, error: BaseException) -> int:
+    """Tell user and agent why, and return the exit code."""
+    known = from_exception(error)
+    code = known.exit_code if known else CRASHED
+    cause = known.cause if known else "Crashed"
+    message = str(known) if known else traceback.format_exception_only(error)[-1].strip()
+    if code == ExitCode.STOPPED:
+        print(f"stopped: {message}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    group.report(failure=Termination(exit_code=code, cause=cause, message=message, rank=group.rank))
+    return code
+
+
+def die_with_agent() -> None:
+    """Have the kernel kill this process when its agent dies, however that dies: nobody else would."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    agent = os.environ.get("TRAINYARD_AGENT_PID")
+    if agent and int(agent) != os.getppid():  # it died before the kernel knew
+        os._exit(CRASHED)
+
+
+if __name__ == "__main__":
+    main()
