@@ -1,9 +1,11 @@
 """What the operator says of a run. Every reason is from a closed list, so that users and alerts can rely on it."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import ClassVar, Literal
 
-from .model import Reported
+from pydantic import Field
+
+from .model import Reported, transition
 
 
 class Phase(StrEnum):
@@ -174,7 +176,18 @@ class Status(Reported):
     workers: WorkersStatus = WorkersStatus()
     waiting: Waiting | None = None
     restarts: Restarts = Restarts()
+    failure_times: tuple[str, ...] = ()
+    """When the failures happened that count against the budget and are still within its window."""
     recoveries: tuple[Recovery, ...] = ()
     """The last ten."""
     stages: tuple[StageStatus, ...] = ()
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field(
+        (), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+    )
+
+    rules: ClassVar = (
+        transition(
+            "!has(oldSelf.attempt) || (has(self.attempt) && self.attempt >= oldSelf.attempt)",
+            "status.attempt never goes back: a newer attempt has begun",
+        ),
+    )

@@ -1,0 +1,198 @@
+"""The objects of a run, as JSON: pods, the agents' Secret, and the job that the trainer is handed.
+
+Pods are hardened and hold no Kubernetes credentials. `restartPolicy: Never`: an ended process is a fact that the operator
+decides about, not something that the kubelet repeats.
+"""
+
+from typing import Any
+
+from trainyard_api.names import (
+    AGENT_PORT,
+    API_VERSION,
+    KIND,
+    LABEL_ATTEMPT,
+    LABEL_RANK,
+    LABEL_RUN,
+    LABEL_STAGE,
+    MANAGED_BY,
+    MASTER_PORT,
+    TOKEN_FILE,
+    TRAINER_CONTAINER,
+    artifact_uri,
+    pod_name,
+    secret_name,
+)
+from trainyard_api.protocol import Job
+from trainyard_api.run import Resources
+
+from ..cluster.protocol import Manifest
+from .observation import Observation
+from .template import merge
+
+GRACE_SECONDS = 60
+"""What a pod gets to save in: far more than a blocking save of the models that one node can hold in tests takes."""
+LOST_NODE_SECONDS = 30
+"""How long a pod tolerates a node that is not ready or unreachable; Kubernetes' own default is 300."""
+USER = 1000
+SCRATCH = {"HOME": "/tmp", "TMPDIR": "/tmp", "XDG_CACHE_HOME": "/tmp/cache", "TRITON_CACHE_DIR": "/tmp/triton"}
+
+
+def job_of(seen: Observation) -> Job:
+    """What the current stage's processes need to know."""
+    run, stage = seen.run, seen.stage
+    namespace, name = run.key
+
+    def uri(of: str) -> str:
+        return artifact_uri(seen.storage_uri, namespace, name, of)
+
+    return Job(
+        namespace=namespace,
+        run=name,
+        run_uid=run.metadata.uid,
+        stage=stage.name,
+        kind=stage.kind,
+        settings=stage.settings.wire(),
+        seed=run.spec.seed,
+        storage_uri=seen.storage_uri,
+        output_uri=uri(stage.name),
+        inputs={field: uri(of) for field, of in stage.inputs.items()},
+    )
+
+
+def secret_manifest(seen: Observation) -> Manifest:
+    """The Secret of the agents' token, still without it: deciding knows no secrets."""
+    metadata = seen.run.metadata
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {
+            "name": secret_name(metadata.name, metadata.uid),
+            "namespace": metadata.namespace,
+            "labels": {**MANAGED_BY, LABEL_RUN: metadata.name},
+            "ownerReferences": _owners(seen),
+        },
+    }
+
+
+def pod_manifest(seen: Observation, worker: int) -> Manifest:
+    """The pod of one worker of the current attempt, with the run's and the stage's template merged over it."""
+    run, stage, attempt = seen.run, seen.stage, seen.status.attempt
+    namespace, name = run.key
+    resources = run.spec.stage_resources(stage)
+    labels = {LABEL_RUN: name, LABEL_STAGE: stage.name, LABEL_RANK: str(worker), LABEL_ATTEMPT: str(attempt)}
+    pod = pod_name(name, stage.name, worker, attempt)
+    environment = {
+        "TRAINYARD_POD": pod,
+        "TRAINYARD_NAMESPACE": namespace,
+        "TRAINYARD_RUN": name,
+        "TRAINYARD_STAGE": stage.name,
+        "TRAINYARD_TOKEN_FILE": TOKEN_FILE,
+        "TRAINYARD_MASTER_PORT": str(MASTER_PORT),
+        "TRAINYARD_GRACE_SECONDS": str(GRACE_SECONDS),
+        "OMP_NUM_THREADS": str(_threads(resources)),
+        **SCRATCH,
+    }
+    container = {
+        "name": TRAINER_CONTAINER,
+        "image": run.spec.image or seen.settings.trainer_image,
+        "imagePullPolicy": seen.settings.image_pull_policy,
+        "command": ["trainyard-trainer", "agent"],
+        "env": [{"name": key, "value": value} for key, value in environment.items()],
+        "ports": [{"name": "agent", "containerPort": AGENT_PORT}],
+        "resources": _container_resources(resources),
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": "agent"}, "periodSeconds": 5},
+        "volumeMounts": [
+            {"name": "token", "mountPath": TOKEN_FILE.rsplit("/", 1)[0], "readOnly": True},
+            {"name": "scratch", "mountPath": "/tmp"},
+            {"name": "shared-memory", "mountPath": "/dev/shm"},
+        ],
+    }
+    volumes: list[dict[str, Any]] = [
+        {
+            "name": "token",
+            "secret": {"secretName": secret_name(name, run.metadata.uid), "defaultMode": 0o440},
+        },
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+    ]
+    if claim := run.spec.storage.claim_name:
+        container["volumeMounts"].append({"name": "storage", "mountPath": run.spec.storage.uri.removeprefix("file://")})
+        volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": claim}})
+    ours: Manifest = {
+        "metadata": {"name": pod, "namespace": namespace, "labels": {**MANAGED_BY, **labels}},
+        "spec": {
+            "containers": [container],
+            "volumes": volumes,
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            "tolerations": [
+                {
+                    "key": f"node.kubernetes.io/{taint}",
+                    "operator": "Exists",
+                    "effect": "NoExecute",
+                    "tolerationSeconds": LOST_NODE_SECONDS,
+                }
+                for taint in ("not-ready", "unreachable")
+            ],
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": "kubernetes.io/hostname",
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": {key: labels[key] for key in (LABEL_RUN, LABEL_STAGE, LABEL_ATTEMPT)}},
+                }
+            ],
+        },
+    }
+    for template in (run.spec.template, stage.template):
+        ours = merge(ours, template or {})
+    return _protect(seen, ours, labels)
+
+
+def _protect(seen: Observation, pod: Manifest, labels: dict[str, str]) -> Manifest:
+    """What no template may change: identity, owner, credentials, and what protects the node."""
+    pod["apiVersion"], pod["kind"] = "v1", "Pod"
+    pod["metadata"]["labels"].update({**MANAGED_BY, **labels})
+    pod["metadata"]["ownerReferences"] = _owners(seen)
+    pod["spec"] |= {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+    for container in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ())):
+        container["securityContext"] = {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    return pod
+
+
+def _owners(seen: Observation) -> list[dict[str, Any]]:
+    """Owned by the run: the garbage collector deletes all of it with the run."""
+    metadata = seen.run.metadata
+    owner = {"apiVersion": API_VERSION, "kind": KIND, "name": metadata.name, "uid": metadata.uid}
+    return [{**owner, "controller": True, "blockOwnerDeletion": True}]
+
+
+def _threads(resources: Resources) -> int:
+    """Threads of a rank: an equal share of the worker's CPUs. Fixed, for sums depend on how they are split."""
+    cpu = resources.cpu
+    cores = int(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
+    return max(1, int(cores) // resources.ranks)
+
+
+def _container_resources(resources: Resources) -> dict[str, dict[str, str]]:
+    """CPU is a request without a limit, for throttled ranks hold up all others; memory and GPUs are both."""
+    fixed = {"memory": resources.memory}
+    if resources.gpus:
+        fixed["nvidia.com/gpu"] = str(resources.gpus)
+    return {"requests": {"cpu": resources.cpu, **fixed}, "limits": fixed}

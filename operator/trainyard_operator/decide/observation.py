@@ -1,0 +1,179 @@
+"""All that is seen of one run at one moment: what every policy is given, frozen, with the time in it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+
+from pydantic import ValidationError
+from trainyard_api.model import explain_errors
+from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_STAGE, TRAINER_CONTAINER
+from trainyard_api.protocol import AgentState, Termination
+from trainyard_api.run import Metadata, Stage, TrainingRun
+from trainyard_api.status import Status
+
+from ..cluster.protocol import Manifest
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the platform team decides for all runs."""
+
+    trainer_image: str
+    image_pull_policy: str = "IfNotPresent"
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of the run, as decisions see it."""
+
+    manifest: Manifest
+    name: str
+    uid: str
+    stage: str
+    worker: int
+    attempt: int
+    node: str
+    ip: str
+    phase: str
+    unschedulable: str
+    """The scheduler's message; empty once the pod has a node."""
+    waiting: tuple[str, str]
+    """Reason and message of a container that does not start; empty strings otherwise."""
+    deleting: datetime | None
+    """When the pod must be gone: the end of its grace period."""
+    disruption: str
+    """Reason of the DisruptionTarget condition, if there is one."""
+    exit_code: int | None
+    exit_reason: str
+    """The kubelet's word for the end, such as OOMKilled or Error."""
+    ended: datetime | None
+    termination: Termination | None
+    assigned: int
+    """The attempt that its agent was last given."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether its processes may still run."""
+        return self.phase not in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One run, its pods, the agent of rank 0, and the time."""
+
+    now: datetime
+    watching_since: datetime
+    """When this operator process began to watch: clocks of silence don't start earlier."""
+    run: TrainingRun
+    manifest: Manifest
+    errors: tuple[str, ...]
+    """Mistakes in the spec that admission did not catch."""
+    status: Status
+    pods: tuple[Pod, ...]
+    agent: AgentState | None
+    """What the agent of rank 0 of the current attempt last said."""
+    agent_changed: datetime | None
+    """When that last differed from before."""
+    settings: Settings
+    storage_uri: str
+
+    @cached_property
+    def stage(self) -> Stage:
+        """The current stage; the first one where none has begun."""
+        stages = {stage.name: stage for stage in self.run.spec.stages}
+        return stages.get(self.status.stage or "", self.run.spec.stages[0])
+
+    @cached_property
+    def group(self) -> dict[int, Pod]:
+        """The pods of the current stage and attempt, by worker."""
+        return {
+            pod.worker: pod
+            for pod in self.pods
+            if pod.stage == self.stage.name and pod.attempt == self.status.attempt
+        }
+
+    @cached_property
+    def workers(self) -> int:
+        """How many pods the group should have."""
+        return self.run.spec.stage_workers(self.stage)
+
+    @property
+    def between_attempts(self) -> bool:
+        """Whether the current attempt has ended and the next one has not been written yet."""
+        recoveries = self.status.recoveries
+        return bool(recoveries) and recoveries[-1].attempt == self.status.attempt
+
+    def seconds_since(self, time: datetime | str | None) -> float:
+        """Seconds from `time` to now; 0 where there is no time."""
+        if time is None:
+            return 0.0
+        return (self.now - (parse_time(time) if isinstance(time, str) else time)).total_seconds()
+
+
+def parse_time(text: str) -> datetime:
+    """An RFC 3339 time, with its zone."""
+    return datetime.fromisoformat(text)
+
+
+def format_time(time: datetime) -> str:
+    """RFC 3339 to the millisecond, in UTC."""
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_run(manifest: Manifest) -> tuple[TrainingRun, tuple[str, ...]]:
+    """The run as stored, and the mistakes in it; a run with mistakes has nothing but its generation."""
+    known = {name: manifest[name] for name in ("apiVersion", "kind", "metadata", "spec") if name in manifest}
+    try:
+        return TrainingRun.read_stored(known), ()
+    except ValidationError as error:
+        metadata = Metadata.model_construct(generation=known["metadata"].get("generation", 0))
+        return TrainingRun.model_construct(metadata=metadata), tuple(explain_errors(error))
+
+
+def read_pod(manifest: Manifest, assigned: int) -> Pod:
+    """The typed view of a pod's JSON."""
+    metadata, status = manifest["metadata"], manifest.get("status", {})
+    labels = metadata["labels"]
+    conditions = {c["type"]: c for c in status.get("conditions", ())}
+    scheduled = conditions.get("PodScheduled", {})
+    disruption = conditions.get("DisruptionTarget", {})
+    container = next((c for c in status.get("containerStatuses", ()) if c["name"] == TRAINER_CONTAINER), {})
+    state = container.get("state", {})
+    waiting, terminated = state.get("waiting", {}), state.get("terminated", {})
+    termination = _read_termination(terminated.get("message", ""))
+    ended = termination.time if termination and termination.time else terminated.get("finishedAt")
+    node = manifest["spec"].get("nodeName") or ""
+    deletion = metadata.get("deletionTimestamp")
+    return Pod(
+        manifest=manifest,
+        name=metadata["name"],
+        uid=metadata["uid"],
+        stage=labels[LABEL_STAGE],
+        worker=int(labels[LABEL_RANK]),
+        attempt=int(labels[LABEL_ATTEMPT]),
+        node=node,
+        ip=status.get("podIP", ""),
+        phase=status.get("phase", "Pending"),
+        unschedulable="" if node or scheduled.get("status") != "False" else scheduled.get("message", ""),
+        waiting=(waiting.get("reason", ""), waiting.get("message", "")),
+        deleting=parse_time(deletion) if deletion else None,
+        disruption=disruption.get("reason", "") if disruption.get("status") == "True" else "",
+        exit_code=terminated.get("exitCode"),
+        exit_reason=terminated.get("reason", "") or status.get("reason", ""),
+        ended=parse_time(ended) if ended else None,
+        termination=termination,
+        assigned=assigned,
+    )
+
+
+def _read_termination(message: str) -> Termination | None:
+    try:
+        return Termination.model_validate_json(message)
+    except ValidationError:
+        return None
+
+
+def later(*times: datetime | None) -> datetime | None:
+    """The latest of the times that are known."""
+    return max((time for time in times if time is not None), default=None)
+

@@ -1,0 +1,40 @@
+"""Between two attempts: the old group ends, then the next attempt is written ahead.
+
+After a disruption the survivors keep their grace period, for they save before they stop; after a failure what they hold
+is of no use, and they get seconds. A pod that does not go is left behind after a while: whatever it still does, the
+attempt number fences it off.
+"""
+
+from trainyard_api.status import Phase, WorkersStatus
+
+from .causes import UNCOUNTED
+from .decision import Decision, DeletePod, change, nothing
+from .observation import Observation
+
+FAILED_GRACE_SECONDS = 5
+LEFT_BEHIND_SECONDS = 15
+"""After a pod's grace period, how long its end may take to show."""
+
+
+def recovering(seen: Observation) -> Decision | None:
+    """End what lives of the old attempt; when nothing does, write ahead the next."""
+    if not seen.between_attempts:
+        return None
+    disrupted = seen.status.recoveries[-1].cause in UNCOUNTED
+    live = [pod for pod in seen.pods if pod.alive]
+    waited_for = [
+        pod for pod in live if pod.deleting is None or seen.seconds_since(pod.deleting) < LEFT_BEHIND_SECONDS
+    ]
+    if waited_for:
+        grace = None if disrupted else FAILED_GRACE_SECONDS
+        deletes = tuple(DeletePod(pod.manifest, grace) for pod in waited_for if pod.deleting is None)
+        return Decision(seen.status, actions=deletes, look_again=5) if deletes else nothing(seen, look_again=5)
+    status = change(
+        seen,
+        phase=Phase.RECOVERING,
+        attempt=seen.status.attempt + 1,
+        placed_time=None,
+        workers=WorkersStatus(desired=seen.workers),
+    )
+    force = tuple(DeletePod(pod.manifest, 0) for pod in live)
+    return Decision(status, actions=force, look_again=0)

@@ -1,0 +1,56 @@
+"""While ranks run: progress and checkpoints go into status, every few seconds at most, and recoveries get their clocks."""
+
+from trainyard_api.protocol import AgentState
+from trainyard_api.status import Phase, Reason, Recovery
+
+from .decision import Decision, change, nothing
+from .observation import Observation, format_time
+
+WRITE_SECONDS = 5.0
+"""At most one status write in so long, unless the phase changes: a thousand runs then cost 200 writes a second at worst."""
+LOOK_SECONDS = 5.0
+
+
+def running(seen: Observation) -> Decision | None:
+    """Bring what the agent of rank 0 says into the status."""
+    agent = seen.agent
+    if agent is None or agent.attempt != seen.status.attempt:
+        return nothing(seen, look_again=LOOK_SECONDS)
+    up = agent.resumed_step is not None or agent.progress is not None
+    trains = seen.stage.kind == "pretrain"
+    progress = agent.progress or seen.status.progress
+    if progress and seen.agent_changed:
+        progress = progress.model_copy(update={"heartbeat_time": format_time(seen.agent_changed)})
+    status = change(
+        seen,
+        phase=Phase.RUNNING if up else Phase.STARTING,
+        reason=(Reason.TRAINING if trains else Reason.STAGE_RUNNING) if up else Reason.STARTING_RANKS,
+        message=(progress.message or "") if progress else "",
+        progress=progress,
+        checkpoint=agent.checkpoint or seen.status.checkpoint,
+        recoveries=_clocked(seen, agent) if up else seen.status.recoveries,
+        workers=seen.status.workers.model_copy(update={"ready": sum(pod.phase == "Running" for pod in seen.group.values())}),
+        waiting=None,
+    )
+    if status == seen.status:
+        return nothing(seen, look_again=LOOK_SECONDS)
+    before = seen.status.progress.heartbeat_time if seen.status.progress else None
+    urgent = (status.phase, status.reason) != (seen.status.phase, seen.status.reason)
+    if before and not urgent and seen.seconds_since(before) < WRITE_SECONDS:
+        return nothing(seen, look_again=WRITE_SECONDS - seen.seconds_since(before))
+    return Decision(status, look_again=LOOK_SECONDS)
+
+
+def _clocked(seen: Observation, agent: AgentState) -> tuple[Recovery, ...]:
+    """The recoveries, the last one with its time to re-form and the steps that it costs, once these are known."""
+    *earlier, last = seen.status.recoveries or (None,)
+    if last is None or last.reform_seconds is not None or last.stage != seen.stage.name:
+        return seen.status.recoveries
+    resumed = agent.resumed_step
+    lost = max(0, last.step - resumed) if last.step is not None and resumed is not None else None
+    update = {
+        "reform_seconds": round(seen.seconds_since(last.time), 3),
+        "resumed_step": resumed,
+        "recomputed_steps": lost,
+    }
+    return tuple(entry for entry in (*earlier, last.model_copy(update=update)) if entry)
