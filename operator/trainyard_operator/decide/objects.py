@@ -93,6 +93,11 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
         "OMP_NUM_THREADS": str(_threads(resources)),
         **SCRATCH,
     }
+    mounts = [
+        {"name": "token", "mountPath": TOKEN_FILE.rsplit("/", 1)[0], "readOnly": True},
+        {"name": "scratch", "mountPath": "/tmp"},
+        {"name": "shared-memory", "mountPath": "/dev/shm"},
+    ]
     container = {
         "name": TRAINER_CONTAINER,
         "image": run.spec.image or seen.settings.trainer_image,
@@ -102,11 +107,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
         "ports": [{"name": "agent", "containerPort": AGENT_PORT}],
         "resources": _container_resources(resources),
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": "agent"}, "periodSeconds": 5},
-        "volumeMounts": [
-            {"name": "token", "mountPath": TOKEN_FILE.rsplit("/", 1)[0], "readOnly": True},
-            {"name": "scratch", "mountPath": "/tmp"},
-            {"name": "shared-memory", "mountPath": "/dev/shm"},
-        ],
+        "volumeMounts": mounts,
     }
     volumes: list[dict[str, Any]] = [
         {
@@ -117,7 +118,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
         {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
     ]
     if claim := run.spec.storage.claim_name:
-        container["volumeMounts"].append({"name": "storage", "mountPath": run.spec.storage.uri.removeprefix("file://")})
+        mounts.append({"name": "storage", "mountPath": run.spec.storage.uri.removeprefix("file://")})
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": claim}})
     ours: Manifest = {
         "metadata": {"name": pod, "namespace": namespace, "labels": {**MANAGED_BY, **labels}},

@@ -137,8 +137,8 @@ def read_pod(manifest: Manifest, assigned: int) -> Pod:
     conditions = {c["type"]: c for c in status.get("conditions", ())}
     scheduled = conditions.get("PodScheduled", {})
     disruption = conditions.get("DisruptionTarget", {})
-    container = next((c for c in status.get("containerStatuses", ()) if c["name"] == TRAINER_CONTAINER), {})
-    state = container.get("state", {})
+    containers: dict[str, Manifest] = {c["name"]: c for c in status.get("containerStatuses", ())}
+    state = containers.get(TRAINER_CONTAINER, {}).get("state", {})
     waiting, terminated = state.get("waiting", {}), state.get("terminated", {})
     termination = _read_termination(terminated.get("message", ""))
     ended = termination.time if termination and termination.time else terminated.get("finishedAt")

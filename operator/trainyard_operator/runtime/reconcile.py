@@ -1,0 +1,119 @@
+"""One pass over one run: observe → decide → act → write the status once, if it changed → post events.
+
+Nothing here decides anything, and nothing survives a pass but what is in the store and the cluster: a pass may be cut off
+at any point and simply happens again.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+from trainyard_api.names import LABEL_ATTEMPT
+from trainyard_api.status import FINISHED, Status
+
+from ..cluster.protocol import Cluster, GoneError, Manifest
+from ..decide.decide import decide
+from ..decide.decision import Action, Assign, CreatePod, CreateSecret, Decision, DeletePod
+from ..decide.observation import Observation, Settings, read_pod, read_run
+from .agents import Agents
+from .store import Key, Store
+
+ACTIONS_AT_ONCE = 32
+"""Actions of one pass that may be in flight together."""
+
+
+class Reconciler:
+    """Brings runs, one pass at a time, nearer to what their specs ask for."""
+
+    def __init__(
+        self,
+        store: Store,
+        cluster: Cluster,
+        agents: Agents,
+        settings: Settings,
+        now: Callable[[], datetime],
+        on_status: Callable[[Key, Status, Status], None] = lambda key, old, new: None,
+    ) -> None:
+        """`on_status` is called with key, old and new status after each write of one."""
+        self._store = store
+        self._cluster = cluster
+        self._agents = agents
+        self._settings = settings
+        self._now = now
+        self._on_status = on_status
+        self._since = now()
+        self._limit = asyncio.Semaphore(ACTIONS_AT_ONCE)
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One pass. Returns the seconds after which to look again, None if only a change can matter."""
+        manifest = self._store.run(key)
+        if manifest is None or manifest["metadata"].get("deletionTimestamp"):
+            self._agents.forget(key)
+            return None
+        seen = self._observe(key, manifest)
+        decision = decide(seen)
+        await self._perform(seen, decision)
+        wrote = decision.status != seen.status
+        if wrote:
+            try:
+                self._store.put(await self._cluster.write_status(manifest, decision.status.wire()))
+            except GoneError:
+                self._store.remove(manifest)
+                return None
+            self._on_status(key, seen.status, decision.status)
+            for event in decision.events:
+                await self._cluster.post_event(manifest, event.type, event.reason, event.message)
+        if decision.status.phase in FINISHED:
+            self._agents.forget(key)
+        else:
+            self._agents.follow(key, decision.status.attempt)
+        return decision.look_again
+
+    def _observe(self, key: Key, manifest: Manifest) -> Observation:
+        run, errors = read_run(manifest)
+        status = Status.read_stored(manifest.get("status") or {})
+        uid = manifest["metadata"]["uid"]
+        mine = [pod for pod in self._store.pods(key) if _owned_by(pod, uid)]
+        current = [pod for pod in mine if pod["metadata"]["labels"][LABEL_ATTEMPT] == str(status.attempt)]
+        views = [view for pod in current if (view := self._store.agent(pod["metadata"]["uid"]))]
+        view = views[0] if views else None
+        return Observation(
+            now=self._now(),
+            watching_since=self._since,
+            run=run,
+            manifest=manifest,
+            errors=errors,
+            status=status,
+            pods=tuple(read_pod(pod, self._store.assigned(pod["metadata"]["uid"])) for pod in mine),
+            agent=view.state if view else None,
+            agent_changed=view.changed if view else None,
+            settings=self._settings,
+            storage_uri=self._cluster.storage_uri(run) if not errors else "",
+        )
+
+    async def _perform(self, seen: Observation, decision: Decision) -> None:
+        """Perform all actions; the first error of any is raised after all have ended."""
+        order = (CreateSecret, DeletePod, CreatePod, Assign)
+        for kind in order:
+            same = [action for action in decision.actions if isinstance(action, kind)]
+            results = await asyncio.gather(*(self._act(seen, action) for action in same), return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+
+    async def _act(self, seen: Observation, action: Action) -> None:
+        uid = seen.run.metadata.uid
+        async with self._limit:
+            match action:
+                case CreateSecret(manifest):
+                    await self._cluster.create({**manifest, "stringData": {"token": self._cluster.token(uid)}})
+                case CreatePod(manifest):
+                    self._store.put(await self._cluster.create(manifest))
+                case DeletePod(pod, grace_seconds):
+                    await self._cluster.delete_pod(pod, grace_seconds)
+                case Assign(pod, assignment):
+                    await self._agents.assign(pod, uid, assignment)
+
+
+def _owned_by(pod: Manifest, uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences", ()))
