@@ -1,16 +1,23 @@
 """The TrainingRun: what a user writes, whole, and the rules that hold across its parts."""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from .model import Mistake, Model, Rule, rule
+from .model import Mistake, Model, Rule, rule, transition
 from .names import MAX_RUN_AND_STAGE
 from .stages import EvaluateStage, ExportStage, PrepareStage, PretrainStage, StageName
 from .status import Status
 
-Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=20)]
-"""An amount as in pods: "500m", "2", "16Gi"."""
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+Quantity = Annotated[
+    str,
+    StringConstraints(pattern=QUANTITY, max_length=20),
+    BeforeValidator(lambda given: str(given) if type(given) is int else given),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": QUANTITY, "maxLength": 20, "minimum": 0}),
+]
+"""An amount as in pods: "500m", "2", 2, "16Gi"."""
 
 StageKind = Literal["prepare", "pretrain", "evaluate", "export"]
 KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "evaluate", "export")
@@ -31,7 +38,9 @@ class Storage(Model):
 
     uri: Annotated[str, StringConstraints(pattern=r"^file:///.+", max_length=1024)] = "file:///storage"
     """A folder that every worker sees. With claimName, the claim is mounted at this path."""
-    claim_name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)] | None = None
+    claim_name: (
+        Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)] | None
+    ) = None
     """The PersistentVolumeClaim to mount; it needs ReadWriteMany when workers sit on several nodes."""
 
 
@@ -59,7 +68,7 @@ class Resources(Model):
 class Recovery(Model):
     """How long to wait for signs of life, and how many failures to forgive."""
 
-    max_failures: Annotated[int, Field(ge=0, le=10_000)] = 10
+    max_failures: Annotated[int, Field(ge=0, le=100)] = 10
     """Failures to recover from within the window; disruptions (eviction, preemption, lost nodes) don't count."""
     window_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
     hang_seconds: Annotated[int, Field(ge=5, le=604_800)] = 600
@@ -119,6 +128,11 @@ class Stage(Model):
         return {field: getattr(self.settings, field) for kind, field, _ in REFERENCES if kind == self.kind}
 
 
+MAX_STAGES = 32
+_POSITIONS = f"[{', '.join(map(str, range(MAX_STAGES)))}]"
+"""Every index that `stages` may have: CEL's macros tell items, not indices."""
+
+
 def _reference_rules() -> tuple[Rule, ...]:
     """For each field that names a stage: it names one of the right kind, that comes earlier."""
 
@@ -128,24 +142,27 @@ def _reference_rules() -> tuple[Rule, ...]:
             for i, stage in enumerate(spec.stages):
                 earlier = [s.name for s in spec.stages[:i] if s.kind == wanted]
                 if stage.kind == kind and stage.inputs[field] not in earlier:
-                    text = f"{stage.inputs[field]!r} is not an earlier {wanted} stage"
-                    remedy = f"use {' or '.join(earlier)}" if earlier else f"put a {wanted} stage before this one"
+                    text = f"{stage.inputs[field]} is not an earlier {wanted} stage"
+                    remedy = (
+                        f"use one of [{', '.join(earlier)}]" if earlier else f"put a {wanted} stage before this one"
+                    )
                     found.append((f"stages[{i}].{kind}.{field}", f"{text}; {remedy}"))
             return found
 
-        names = "self.stages.map(t, t.name)"
+        stage, named = "self.stages[i]", f"self.stages[i].{kind}.{field}"
+        earlier = f"{_POSITIONS}.filter(j, j < i && has(self.stages[j].{wanted})).map(j, self.stages[j].name)"
         wrong = (
-            f"(has(s.{kind}) && !(self.stages.exists(t, t.name == s.{kind}.{field} && has(t.{wanted})) "
-            f"&& {names}.indexOf(s.{kind}.{field}) < {names}.indexOf(s.name)))"
+            f"(i < self.stages.size() && has({stage}.{kind}) && !{_POSITIONS}.exists(j, "
+            f"j < i && has(self.stages[j].{wanted}) && self.stages[j].name == {named}))"
         )
-        first = f"self.stages.filter(s, {wrong})[0]"
         return Rule(
-            cel=f"!self.stages.exists(s, {wrong})",
+            cel=f"!{_POSITIONS}.exists(i, {wrong})",
             message=f"{kind}.{field} must name an earlier {wanted} stage",
             mistakes=mistakes,
             field="stages",
-            cel_message=f"'stage ' + {first}.name + ': {kind}.{field}: ' + {first}.{kind}.{field} + "
-            f"' is not an earlier {wanted} stage'",
+            cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].{kind}.{field}: "
+            f"%s is not an earlier {wanted} stage; %s'.format([i, {named}, {earlier}.size() > 0 ? "
+            f"'use one of %s'.format([{earlier}]) : 'put a {wanted} stage before this one']))[0]",
         )
 
     return tuple(reference(*each) for each in REFERENCES)
@@ -161,9 +178,35 @@ def _indivisible(spec: "Spec") -> list[Mistake]:
         if batch % unit:
             below, above = batch // unit * unit, (batch // unit + 1) * unit
             use = f"{below} or {above}" if below else f"{above}"
-            text = f"{batch} is not divisible by {ranks} ranks × micro-batch {micro}; use {use}"
+            text = f"{batch} is not divisible by {ranks} ranks × microBatch {micro}; use {use}"
             found.append((f"stages[{i}].pretrain.globalBatch", text))
     return found
+
+
+def _indivisible_rule() -> Rule:
+    """globalBatch is a multiple of world size × microBatch."""
+
+    def own(section: str, field: str) -> str:
+        return f"(has(self.stages[i].{section}) ? self.stages[i].{section}.{field} : self.{section}.{field})"
+
+    pretrain = "self.stages[i].pretrain"
+    batch, micro = f"{pretrain}.globalBatch", f"{pretrain}.microBatch"
+    ranks = (
+        f"({own('workers', 'count')} * "
+        f"({own('resources', 'gpus')} > 0 ? {own('resources', 'gpus')} : {own('resources', 'processes')}))"
+    )
+    unit = f"({ranks} * {micro})"
+    wrong = f"(i < self.stages.size() && has({pretrain}) && {batch} % {unit} != 0)"
+    below, above = f"{batch} / {unit} * {unit}", f"({batch} / {unit} + 1) * {unit}"
+    return Rule(
+        cel=f"!{_POSITIONS}.exists(i, {wrong})",
+        message="pretrain.globalBatch must be divisible by ranks (workers × gpus or processes) × microBatch",
+        mistakes=_indivisible,
+        field="stages",
+        cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].pretrain.globalBatch: "
+        f"%d is not divisible by %d ranks × microBatch %d; use %s'.format([i, {batch}, {ranks}, {micro}, "
+        f"{below} > 0 ? '%d or %d'.format([{below}, {above}]) : '%d'.format([{above}])]))[0]",
+    )
 
 
 class Spec(Model):
@@ -182,7 +225,7 @@ class Spec(Model):
     recovery: Recovery = Recovery()
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Decides initial weights and the order of data."""
-    stages: Annotated[list[Stage], Field(min_length=1, max_length=32)]
+    stages: Annotated[list[Stage], Field(min_length=1, max_length=MAX_STAGES)]
     """Run in order; a stage names the outputs of earlier ones as its inputs."""
 
     rules: ClassVar = (
@@ -193,16 +236,8 @@ class Spec(Model):
             "stages",
         ),
         *_reference_rules(),
-        Rule(
-            cel="self.stages.all(s, !has(s.pretrain) || s.pretrain.globalBatch % "
-            "(s.pretrain.microBatch * (has(s.workers) ? s.workers.count : self.workers.count) * "
-            "(has(s.resources) ? (s.resources.gpus > 0 ? s.resources.gpus : s.resources.processes) : "
-            "(self.resources.gpus > 0 ? self.resources.gpus : self.resources.processes))) == 0)",
-            message="pretrain.globalBatch must be divisible by ranks (workers × gpus or processes) × microBatch; "
-            "change one of them",
-            mistakes=_indivisible,
-            field="stages",
-        ),
+        _indivisible_rule(),
+        transition("self == oldSelf", "the spec of a run can't change; delete the run and apply a new one"),
     )
 
     def stage_workers(self, stage: Stage) -> int:
@@ -226,12 +261,15 @@ class Spec(Model):
         return 1 if stage.kind in SINGLE_PROCESS_KINDS else self.stage_resources(stage).ranks
 
 
+RUN_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+
+
 class Metadata(Model):
     """What we read of an object's metadata."""
 
-    model_config = {"extra": "ignore"}
+    model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=49)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=253)]
     namespace: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = "default"
     uid: str = ""
     generation: int = 0
@@ -249,6 +287,13 @@ class TrainingRun(Model):
     status: Status | None = None
 
     rules: ClassVar = (
+        rule(
+            f"self.metadata.name.matches('{RUN_NAME}')",
+            lambda it: re.fullmatch(RUN_NAME, it.metadata.name) is not None,
+            "a run's name begins with a letter and has lower-case letters, digits and '-' alone, for its pods are named "
+            "after it; rename it",
+            "metadata.name",
+        ),
         rule(
             f"self.spec.stages.all(s, size(self.metadata.name) + size(s.name) <= {MAX_RUN_AND_STAGE})",
             lambda it: all(len(it.metadata.name) + len(s.name) <= MAX_RUN_AND_STAGE for s in it.spec.stages),

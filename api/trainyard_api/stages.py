@@ -12,31 +12,43 @@ StageName = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9]
 Settings = Annotated[dict[str, Any], Field(max_length=200)]
 """A configuration of another library, handed on as it is."""
 
-DEEPSPEED_OWNED = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-)
-"""The keys of a DeepSpeed configuration that the stage's own fields decide."""
+DEEPSPEED_OWNED = {
+    "train_batch_size": "integer",
+    "train_micro_batch_size_per_gpu": "integer",
+    "gradient_accumulation_steps": "integer",
+    "gradient_clipping": "number",
+    "optimizer": "object",
+    "scheduler": "object",
+}
+"""The keys of a DeepSpeed configuration that the stage's own fields decide, each with its JSON type."""
 
-MODEL_OWNED = ("vocab_size", "model_type")
-"""The keys of a transformers configuration that the stage's own fields decide."""
+MODEL_OWNED = {"vocab_size": "integer", "model_type": "string"}
+"""The keys of a transformers configuration that the stage's own fields decide, each with its JSON type."""
 
 
-def _owned(section: str, owned: tuple[str, ...], instead: str) -> tuple[Rule, ...]:
+def _owned(section: str, owned: dict[str, str], instead: str) -> tuple[Rule, ...]:
     """Rules that refuse, by name, each key of `section` that other fields decide."""
-    return tuple(
-        rule(
-            f"!has(self.{section}) || !('{key}' in self.{section})",
-            lambda it, key=key: key not in getattr(it, section),
-            f"{section}.{key} is decided by Trainyard: {instead}",
+
+    def refused(key: str) -> Rule:
+        return rule(
+            f"!has(self.{section}.{key})",
+            lambda it: getattr(it, section).get(key) is None,
+            f"{section}.{key} is decided by Trainyard; leave it out: {instead}",
             section,
         )
-        for key in owned
-    )
+
+    return tuple(refused(key) for key in owned)
+
+
+def _declared(owned: dict[str, str]) -> dict[str, Any]:
+    """JSON Schema of the owned keys of a free-form section: CEL sees no key of it that the schema doesn't declare."""
+    return {
+        "properties": {
+            key: {"type": kind, "description": "Decided by Trainyard; not to be given."}
+            | ({"additionalProperties": True} if kind == "object" else {})
+            for key, kind in owned.items()
+        }
+    }
 
 
 class Source(Model):
@@ -83,7 +95,7 @@ class ModelSettings(Model):
 
     type: Literal["llama", "gpt2"]
     """The model type, as transformers names it."""
-    config: Settings = {}
+    config: Settings = Field({}, json_schema_extra=_declared(MODEL_OWNED))
     """Fields of the type's transformers configuration (hidden_size, num_hidden_layers, …; for gpt2 n_embd, …)."""
 
     rules: ClassVar = _owned("config", MODEL_OWNED, "it follows from the tokenizer and from model.type")
@@ -143,7 +155,7 @@ class PretrainStage(Model):
     schedule: ScheduleSettings = ScheduleSettings()
     validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
-    deepspeed: Settings = {}
+    deepspeed: Settings = Field({}, json_schema_extra=_declared(DEEPSPEED_OWNED))
     """A DeepSpeed configuration: ZeRO stage, bf16, offload, … as DeepSpeed documents it."""
 
     rules: ClassVar = _owned("deepspeed", DEEPSPEED_OWNED, "use globalBatch, microBatch, optimizer and schedule")
