@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition of TrainingRun, generated from the models: they are the only place where a field is defined.
+"""The CustomResourceDefinition of TrainingRun, generated from the models, the only place where a field is defined.
 
 `python -m trainyard_api.crd` prints it; with `--write` it also renews the two committed copies, the plain manifest and
 the chart's template. A test compares them with what would be written now.
@@ -59,7 +59,7 @@ KEPT = {
 Schema = dict[str, Any]
 
 
-class UntranslatableSchema(ValueError):
+class UntranslatableError(ValueError):
     """A model uses something that has no translation yet; the text names the field and the keyword."""
 
 
@@ -72,7 +72,7 @@ def structural(schema: Schema, definitions: dict[str, Schema], path: str, defaul
     if "anyOf" in schema:
         choices = [choice for choice in schema["anyOf"] if choice != {"type": "null"}]
         if len(choices) != 1:
-            raise UntranslatableSchema(f"{path}: anyOf of several types; a field has one type, or one type or null")
+            raise UntranslatableError(f"{path}: anyOf of several types; a field has one type, or one type or null")
         here = {keyword: value for keyword, value in schema.items() if keyword != "anyOf"}
         return structural(choices[0] | here, definitions, path, defaults)
 
@@ -104,7 +104,7 @@ def structural(schema: Schema, definitions: dict[str, Schema], path: str, defaul
             case "default":
                 pass  # below, when the properties are known
             case _:
-                raise UntranslatableSchema(f"{path}: no translation for {keyword!r}; add one to trainyard_api.crd")
+                raise UntranslatableError(f"{path}: no translation for {keyword!r}; add one to trainyard_api.crd")
     if defaults and schema.get("default") is not None:
         result["default"] = _default(schema["default"], result, path)
     return result
@@ -117,9 +117,7 @@ def _default(value: Any, schema: Schema, path: str) -> Any:
     own = {name: field["default"] for name, field in schema["properties"].items() if "default" in field}
     given = {name: each for name, each in value.items() if each is not None}
     if any(each != own.get(name) and own.get(name) != {} for name, each in given.items()):
-        raise UntranslatableSchema(
-            f"{path}: its default differs from the defaults of its own fields; make them the same"
-        )
+        raise UntranslatableError(f"{path}: the default differs from those of its own fields; make them the same")
     return {}
 
 
@@ -192,7 +190,7 @@ def to_yaml(value: Schema) -> str:
 
 
 def chart_template(crd: Schema) -> str:
-    """The chart's copy: left out without `crds.install`; with `crds.keep` Helm leaves it, and all runs, at uninstall."""
+    """The chart's copy: only with `crds.install`; with `crds.keep` an uninstall leaves it, and so all runs."""
     text = to_yaml(crd).replace("{{", "{{ `{{` }}")
     name = f"  name: {json.dumps(crd['metadata']['name'])}\n"
     keep = "  {{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n  {{- end }}\n"

@@ -46,7 +46,7 @@ def rule(cel: str, holds: Callable[[Any], bool], message: str, field: str = "") 
 
 
 def transition(cel: str, message: str, field: str = "") -> Rule:
-    """A rule about a change, `oldSelf` to `self`: only the API server sees both, so there is nothing to hold in Python."""
+    """A rule about a change, from `oldSelf` to `self`: only the API server sees both, so Python has nothing to check."""
     return Rule(cel, message, lambda it: [], field)
 
 

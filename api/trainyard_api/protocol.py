@@ -11,7 +11,7 @@ agent → rank        environment: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZ
 from typing import Any, Literal
 
 from .model import Reported
-from .run import StageKind
+from .stages import StageKind
 from .status import CheckpointStatus, Progress
 
 

@@ -5,9 +5,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
-from .model import Mistake, Model, Rule, rule, transition
+from .model import Model, rule, transition
 from .names import MAX_RUN_AND_STAGE
-from .stages import EvaluateStage, ExportStage, PrepareStage, PretrainStage, StageName
+from .rules import MAX_STAGES, REFERENCES, indivisible_rule, reference_rules
+from .stages import (
+    KINDS,
+    SINGLE_PROCESS_KINDS,
+    EvaluateStage,
+    ExportStage,
+    PrepareStage,
+    PretrainStage,
+    StageKind,
+    StageName,
+)
 from .status import Status
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
@@ -19,18 +29,7 @@ Quantity = Annotated[
 ]
 """An amount as in pods: "500m", "2", 2, "16Gi"."""
 
-StageKind = Literal["prepare", "pretrain", "evaluate", "export"]
-KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "evaluate", "export")
-SINGLE_PROCESS_KINDS: tuple[StageKind, ...] = ("prepare", "export")
-"""Stages whose work is one process's, whatever the run's workers are."""
-
-REFERENCES: tuple[tuple[StageKind, str, StageKind], ...] = (
-    ("pretrain", "data", "prepare"),
-    ("evaluate", "model", "pretrain"),
-    ("evaluate", "data", "prepare"),
-    ("export", "model", "pretrain"),
-)
-"""Which field of which kind names an earlier stage of which kind."""
+ClaimName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
 
 
 class Storage(Model):
@@ -128,87 +127,6 @@ class Stage(Model):
         return {field: getattr(self.settings, field) for kind, field, _ in REFERENCES if kind == self.kind}
 
 
-MAX_STAGES = 32
-_POSITIONS = f"[{', '.join(map(str, range(MAX_STAGES)))}]"
-"""Every index that `stages` may have: CEL's macros tell items, not indices."""
-
-
-def _reference_rules() -> tuple[Rule, ...]:
-    """For each field that names a stage: it names one of the right kind, that comes earlier."""
-
-    def reference(kind: StageKind, field: str, wanted: StageKind) -> Rule:
-        def mistakes(spec: "Spec") -> list[Mistake]:
-            found = []
-            for i, stage in enumerate(spec.stages):
-                earlier = [s.name for s in spec.stages[:i] if s.kind == wanted]
-                if stage.kind == kind and stage.inputs[field] not in earlier:
-                    text = f"{stage.inputs[field]} is not an earlier {wanted} stage"
-                    remedy = (
-                        f"use one of [{', '.join(earlier)}]" if earlier else f"put a {wanted} stage before this one"
-                    )
-                    found.append((f"stages[{i}].{kind}.{field}", f"{text}; {remedy}"))
-            return found
-
-        stage, named = "self.stages[i]", f"self.stages[i].{kind}.{field}"
-        earlier = f"{_POSITIONS}.filter(j, j < i && has(self.stages[j].{wanted})).map(j, self.stages[j].name)"
-        wrong = (
-            f"(i < self.stages.size() && has({stage}.{kind}) && !{_POSITIONS}.exists(j, "
-            f"j < i && has(self.stages[j].{wanted}) && self.stages[j].name == {named}))"
-        )
-        return Rule(
-            cel=f"!{_POSITIONS}.exists(i, {wrong})",
-            message=f"{kind}.{field} must name an earlier {wanted} stage",
-            mistakes=mistakes,
-            field="stages",
-            cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].{kind}.{field}: "
-            f"%s is not an earlier {wanted} stage; %s'.format([i, {named}, {earlier}.size() > 0 ? "
-            f"'use one of %s'.format([{earlier}]) : 'put a {wanted} stage before this one']))[0]",
-        )
-
-    return tuple(reference(*each) for each in REFERENCES)
-
-
-def _indivisible(spec: "Spec") -> list[Mistake]:
-    found = []
-    for i, stage in enumerate(spec.stages):
-        if stage.pretrain is None:
-            continue
-        ranks, micro, batch = spec.ranks(stage), stage.pretrain.micro_batch, stage.pretrain.global_batch
-        unit = ranks * micro
-        if batch % unit:
-            below, above = batch // unit * unit, (batch // unit + 1) * unit
-            use = f"{below} or {above}" if below else f"{above}"
-            text = f"{batch} is not divisible by {ranks} ranks × microBatch {micro}; use {use}"
-            found.append((f"stages[{i}].pretrain.globalBatch", text))
-    return found
-
-
-def _indivisible_rule() -> Rule:
-    """globalBatch is a multiple of world size × microBatch."""
-
-    def own(section: str, field: str) -> str:
-        return f"(has(self.stages[i].{section}) ? self.stages[i].{section}.{field} : self.{section}.{field})"
-
-    pretrain = "self.stages[i].pretrain"
-    batch, micro = f"{pretrain}.globalBatch", f"{pretrain}.microBatch"
-    ranks = (
-        f"({own('workers', 'count')} * "
-        f"({own('resources', 'gpus')} > 0 ? {own('resources', 'gpus')} : {own('resources', 'processes')}))"
-    )
-    unit = f"({ranks} * {micro})"
-    wrong = f"(i < self.stages.size() && has({pretrain}) && {batch} % {unit} != 0)"
-    below, above = f"{batch} / {unit} * {unit}", f"({batch} / {unit} + 1) * {unit}"
-    return Rule(
-        cel=f"!{_POSITIONS}.exists(i, {wrong})",
-        message="pretrain.globalBatch must be divisible by ranks (workers × gpus or processes) × microBatch",
-        mistakes=_indivisible,
-        field="stages",
-        cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].pretrain.globalBatch: "
-        f"%d is not divisible by %d ranks × microBatch %d; use %s'.format([i, {batch}, {ranks}, {micro}, "
-        f"{below} > 0 ? '%d or %d'.format([{below}, {above}]) : '%d'.format([{above}])]))[0]",
-    )
-
-
 class Spec(Model):
     """What to run, where, and how to recover."""
 
@@ -235,8 +153,8 @@ class Spec(Model):
             "stage names must be unique; rename one",
             "stages",
         ),
-        *_reference_rules(),
-        _indivisible_rule(),
+        *reference_rules(),
+        indivisible_rule(),
         transition("self == oldSelf", "the spec of a run can't change; delete the run and apply a new one"),
     )
 
@@ -290,15 +208,15 @@ class TrainingRun(Model):
         rule(
             f"self.metadata.name.matches('{RUN_NAME}')",
             lambda it: re.fullmatch(RUN_NAME, it.metadata.name) is not None,
-            "a run's name begins with a letter and has lower-case letters, digits and '-' alone, for its pods are named "
-            "after it; rename it",
+            "a run's name begins with a letter and holds lower-case letters, digits and '-', for its pods are named after "
+            "it; rename the run",
             "metadata.name",
         ),
         rule(
             f"self.spec.stages.all(s, size(self.metadata.name) + size(s.name) <= {MAX_RUN_AND_STAGE})",
             lambda it: all(len(it.metadata.name) + len(s.name) <= MAX_RUN_AND_STAGE for s in it.spec.stages),
-            f"the run's name and each stage's name may have {MAX_RUN_AND_STAGE} characters together, for pods are named "
-            "after both; shorten one",
+            f"the run's name and each stage's name may have {MAX_RUN_AND_STAGE} characters together, for pods are "
+            "named after both; shorten one",
             "metadata.name",
         ),
     )

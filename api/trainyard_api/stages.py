@@ -6,6 +6,12 @@ from pydantic import Field, StringConstraints
 
 from .model import Model, Rule, rule
 
+StageKind = Literal["prepare", "pretrain", "evaluate", "export"]
+KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "evaluate", "export")
+SINGLE_PROCESS_KINDS: tuple[StageKind, ...] = ("prepare", "export")
+"""Stages whose work is one process's, whatever the run's workers are."""
+
+
 StageName = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=30)]
 """A stage's name: part of pod names and paths."""
 
