@@ -1,0 +1,73 @@
+"""Pods as they are made: hardened, owned, labelled, and open to a template only where it can't hurt the node."""
+
+from builders import UID, a_run
+from trainyard_api.names import LABEL_ATTEMPT
+from trainyard_api.status import Phase
+from trainyard_operator.decide.objects import job_of, pod_manifest
+from trainyard_operator.decide.observation import Observation
+from trainyard_operator.decide.template import merge
+
+
+def seen(**spec: object) -> Observation:
+    return a_run(**spec).in_stage(phase=Phase.PENDING).seen()
+
+
+def test_a_pod_holds_no_credentials_and_can_not_touch_its_node() -> None:
+    pod = pod_manifest(seen(), 1)
+    assert pod["metadata"]["name"] == "tiny-base-1-2"
+    assert pod["metadata"]["ownerReferences"][0]["uid"] == UID
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    security = pod["spec"]["containers"][0]["securityContext"]
+    assert security == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_a_template_adds_to_our_container_and_brings_sidecars_but_protection_stays() -> None:
+    template = {
+        "metadata": {"labels": {"team": "a", LABEL_ATTEMPT: "99"}},
+        "spec": {
+            "nodeSelector": {"pool": "gpu"},
+            "containers": [
+                {"name": "trainer", "env": [{"name": "NCCL_DEBUG", "value": "INFO"}]},
+                {"name": "side", "image": "s"},
+            ],
+        },
+    }
+    pod = pod_manifest(seen(template=template), 0)
+    trainer, side = pod["spec"]["containers"]
+    assert pod["metadata"]["labels"]["team"] == "a"
+    assert pod["metadata"]["labels"][LABEL_ATTEMPT] == "2"
+    assert pod["spec"]["nodeSelector"] == {"pool": "gpu"}
+    assert {"name": "NCCL_DEBUG", "value": "INFO"} in trainer["env"]
+    assert trainer["image"] == "trainer:1"
+    assert side["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_gpus_are_ranks_and_a_limit_and_cpu_is_not_limited() -> None:
+    observed = seen(resources={"gpus": 4, "cpu": "8", "memory": "64Gi"}, workers={"count": 1})
+    resources = pod_manifest(observed, 0)["spec"]["containers"][0]["resources"]
+    assert resources == {
+        "requests": {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "4"},
+        "limits": {"memory": "64Gi", "nvidia.com/gpu": "4"},
+    }
+
+
+def test_a_job_names_the_artifacts_that_its_stage_reads() -> None:
+    job = job_of(seen())
+    assert job.output_uri == "file:///storage/team/tiny/base"
+    assert job.inputs == {"data": "file:///storage/team/tiny/corpus"}
+
+
+def test_merging_goes_by_name_and_changes_neither_side() -> None:
+    ours = {"env": [{"name": "A", "value": "1"}], "keep": {"x": 1}}
+    theirs = {"env": [{"name": "B", "value": "2"}, {"name": "A", "value": "3"}], "keep": {"y": 2}}
+    assert merge(ours, theirs) == {
+        "env": [{"name": "A", "value": "3"}, {"name": "B", "value": "2"}],
+        "keep": {"x": 1, "y": 2},
+    }
+    assert ours["env"] == [{"name": "A", "value": "1"}]

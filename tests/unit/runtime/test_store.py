@@ -1,0 +1,91 @@
+"""What the store believes when events come late, twice, or not at all."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from builders import NOW, manifest, pod
+from trainyard_api.names import KIND
+from trainyard_api.protocol import AgentState
+from trainyard_operator.runtime.store import Key, Store
+
+KEY = ("team", "tiny")
+
+
+class Clock:
+    """A clock that the test turns."""
+
+    def __init__(self) -> None:
+        self.time = NOW
+
+    def __call__(self) -> datetime:
+        return self.time
+
+
+def a_store() -> tuple[Store, list[Key], Clock]:
+    woken: list[Key] = []
+    clock = Clock()
+    return Store(woken.append, clock), woken, clock
+
+
+def version(of: dict[str, Any], number: int, **metadata: Any) -> dict[str, Any]:
+    return {**of, "metadata": {**of["metadata"], "resourceVersion": str(number), **metadata}}
+
+
+def test_an_older_event_does_not_undo_a_newer_answer() -> None:
+    store, woken, _ = a_store()
+    store.put(version(manifest(seed=2), 12))
+    store.put(version(manifest(seed=1), 9))
+    run = store.run(KEY)
+    assert run is not None
+    assert run["spec"]["seed"] == 2
+    assert woken == [KEY]
+
+
+def test_a_run_made_anew_under_the_old_name_replaces_it_and_its_late_deletion_is_ignored() -> None:
+    store, _, _ = a_store()
+    old, new = version(manifest(), 50), version(manifest(), 3, uid="another")
+    store.put(old)
+    store.put(new)
+    store.remove(old)
+    assert store.run(KEY) == new
+
+
+def test_a_pods_event_wakes_its_run() -> None:
+    store, woken, _ = a_store()
+    store.put(pod(0))
+    assert woken == [KEY]
+    assert [p["metadata"]["name"] for p in store.pods(KEY)] == ["tiny-base-0-2"]
+
+
+def test_a_relist_drops_what_is_gone_but_not_what_came_after_it_began() -> None:
+    store, _, clock = a_store()
+    store.put(pod(0))
+    clock.time += timedelta(seconds=10)
+    began = clock()
+    clock.time += timedelta(seconds=10)
+    store.put(pod(1))
+    assert store.repair([], "Pod", began) == 1
+    assert [p["metadata"]["name"] for p in store.pods(KEY)] == ["tiny-base-1-2"]
+    assert store.repair([], KIND, clock()) == 0
+
+
+def test_what_an_agent_says_wakes_its_run_only_when_it_differs() -> None:
+    store, woken, clock = a_store()
+    state = AgentState(version=1, master_port=1)
+    store.put_agent(KEY, "pod-uid", state)
+    clock.time += timedelta(seconds=5)
+    store.put_agent(KEY, "pod-uid", state)
+    view = store.agent("pod-uid")
+    assert woken == [KEY]
+    assert view is not None
+    assert view.changed == NOW
+
+
+def test_forgetting_a_pod_forgets_its_agent_and_its_assignment() -> None:
+    store, _, _ = a_store()
+    store.put(pod(0))
+    uid = pod(0)["metadata"]["uid"]
+    store.put_agent(KEY, uid, AgentState(version=1, master_port=1))
+    store.put_assigned(uid, 2)
+    store.remove(pod(0))
+    assert (store.agent(uid), store.assigned(uid), store.pods(KEY)) == (None, 0, [])
