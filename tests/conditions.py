@@ -1,0 +1,13 @@
+"""Waiting on a condition, with a deadline: what tests do instead of sleeping."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+
+async def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+    """Return once `condition` holds; fail, saying `what` did not happen, after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        await asyncio.sleep(0.02)
