@@ -1,6 +1,6 @@
 """Runs, pods and agents in one line each, for tables of cases about policies."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -89,7 +89,7 @@ class Case:
     """A run as seen; each method returns it with something more."""
 
     run: dict[str, Any]
-    status: Status = Status()
+    status: Status = field(default_factory=Status)
     pods: tuple[dict[str, Any], ...] = ()
     agent: AgentState | None = None
     agent_changed: datetime | None = None

@@ -49,11 +49,11 @@ def test_a_template_adds_to_our_container_and_brings_sidecars_but_protection_sta
 
 
 def test_gpus_are_ranks_and_a_limit_and_cpu_is_not_limited() -> None:
-    observed = seen(resources={"gpus": 4, "cpu": "8", "memory": "64Gi"}, workers={"count": 1})
+    observed = seen(resources={"gpus": 2, "cpu": "8", "memory": "64Gi"}, workers={"count": 1})
     resources = pod_manifest(observed, 0)["spec"]["containers"][0]["resources"]
     assert resources == {
-        "requests": {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "4"},
-        "limits": {"memory": "64Gi", "nvidia.com/gpu": "4"},
+        "requests": {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"},
+        "limits": {"memory": "64Gi", "nvidia.com/gpu": "2"},
     }
 
 
