@@ -1,0 +1,72 @@
+"""Where the API server is, who we are, and the HTTP sessions that carry both.
+
+In a pod it is the mounted service account, elsewhere the current context of KUBECONFIG. kopf reads either; the
+`kubernetes` package would do so too, at 126 MB of image and 25 MB of memory (kopf imports it where it is installed).
+Tokens of service accounts rotate, so each request carries what the token's file said within the last minute.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import kopf
+from aiohttp.client_middlewares import ClientHandlerType
+from yarl import URL
+
+TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+TOKEN_SECONDS = 60
+"""Age at which a token is read again, as client-go does."""
+
+Answered = Callable[[str, URL, str], None]
+"""Told of every request: its method, its URL, and the status code of the answer, or `<error>` if none came."""
+
+
+class AccessError(Exception):
+    """There is no way to reach or convince the API server; says what to do."""
+
+
+def find_connection() -> kopf.ConnectionInfo:
+    """The service account of this pod, else the current context of the kubeconfig."""
+    settings = kopf.OperatorSettings()
+    found = kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
+    if found is None:
+        raise AccessError("no service account is mounted here and there is no kubeconfig; set KUBECONFIG to one")
+    return found
+
+
+class Access:
+    """A way to one API server. `answered` is called for each request of each session."""
+
+    def __init__(self, connection: kopf.ConnectionInfo, answered: Answered, token_file: Path = TOKEN_FILE) -> None:
+        self.server = connection.server.rstrip("/")
+        self._connection = connection
+        self._answered = answered
+        self._token_file = token_file if token_file.exists() else None
+        self._headers = connection.as_http_headers()
+        self._token_read = float("-inf")
+
+    def session(self) -> aiohttp.ClientSession:
+        """A new session, for its caller to close. Needs a running event loop."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._connection.as_ssl_context()),
+            headers={"User-Agent": "trainyard-operator"},
+            proxy=self._connection.proxy_url,
+            middlewares=(self._carry,),
+        )
+
+    async def _carry(self, request: aiohttp.ClientRequest, send: ClientHandlerType) -> aiohttp.ClientResponse:
+        request.headers.update(self._current_headers())
+        try:
+            response = await send(request)
+        except (aiohttp.ClientError, TimeoutError):
+            self._answered(request.method, request.url, "<error>")
+            raise
+        self._answered(request.method, request.url, str(response.status))
+        return response
+
+    def _current_headers(self) -> dict[str, str]:
+        if self._token_file and time.monotonic() - self._token_read >= TOKEN_SECONDS:
+            self._headers = {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
+            self._token_read = time.monotonic()
+        return self._headers

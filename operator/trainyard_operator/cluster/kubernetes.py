@@ -1,0 +1,220 @@
+"""A Kubernetes cluster, spoken to in raw JSON over aiohttp.
+
+Verbs used, which the chart's RBAC lists and no more: trainingruns list and watch; trainingruns/status update; pods
+create, get, list, watch, delete; secrets create; events create. Secrets are never read: the name of ours holds the start
+of the run's UID, so one that exists already is ours, and a forged one merely keeps its own namespace's run from starting.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+from trainyard_api.names import AGENT_PORT, API_VERSION, GROUP, KIND, LABEL_RUN, PLURAL
+from trainyard_api.run import TrainingRun
+
+from .access import Access
+from .pace import Pace, retry_after
+from .protocol import ConflictError, GoneError, Manifest
+
+log = logging.getLogger(__name__)
+
+PAGE = 500
+"""Objects in an answer to a LIST: 10,000 pods take 0.7 s in pages of this size."""
+PARALLEL = 16
+"""Requests under way at once."""
+ATTEMPT_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
+DEADLINE_SECONDS = 90.0
+"""The whole of a call, with what the server's Retry-After and our own pace add."""
+OVERLOADED = (429, 503)
+DEFAULT_HOLD_SECONDS = 1.0
+
+
+class ApiError(Exception):
+    """The API server refused a request, and not for a reason that the protocol names."""
+
+    def __init__(self, what: str, code: int, reason: str, message: str) -> None:
+        super().__init__(f"{what}: {code} {reason}: {message}")
+        self.code = code
+        self.reason = reason
+
+
+class KubernetesCluster:
+    """The cluster behind an API server. `namespaces` are those to watch; none means all of them."""
+
+    def __init__(self, access: Access, key: bytes, namespaces: tuple[str, ...] = (), pace: Pace | None = None) -> None:
+        self._server = access.server
+        self._session = access.session()
+        self._key = key
+        self._namespaces = namespaces
+        self._pace = pace or Pace()
+        self._parallel = asyncio.Semaphore(PARALLEL)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    def storage_uri(self, run: TrainingRun) -> str:
+        """The run's storage as its pods see it: where a claim is given, it is mounted at the URI's path."""
+        return run.spec.storage.uri
+
+    def agent_url(self, pod: Manifest) -> str:
+        """Where the pod's agent answers."""
+        address: str = pod["status"]["podIP"]
+        return f"http://[{address}]:{AGENT_PORT}" if ":" in address else f"http://{address}:{AGENT_PORT}"
+
+    def token(self, uid: str) -> str:
+        """The bearer token of a run's agents: HMAC-SHA256 of the run's UID under the operator's key."""
+        return hmac.new(self._key, uid.encode(), hashlib.sha256).hexdigest()
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Make a Pod or Secret; see the protocol. Raises GoneError if the namespace is gone."""
+        path = f"/api/v1/namespaces/{manifest['metadata']['namespace']}/{manifest['kind'].lower()}s"
+        try:
+            return await self._ask("POST", path, manifest)
+        except ConflictError:
+            if manifest["kind"] == "Secret":
+                return manifest
+            return await self._existing(f"{path}/{manifest['metadata']['name']}", manifest)
+
+    async def _existing(self, path: str, wanted: Manifest) -> Manifest:
+        """The object that has the wanted one's name, if it has its owner too."""
+        try:
+            existing = await self._ask("GET", path)
+        except GoneError as error:
+            raise ConflictError(f"{path} was there a moment ago and is being deleted") from error
+        if _owners(existing) != _owners(wanted):
+            raise ConflictError(f"{path} exists and belongs to another owner; delete or rename it")
+        return existing
+
+    async def delete_pod(self, pod: Manifest, grace_seconds: int | None) -> None:
+        """Delete this very pod; gone already, or replaced by another of its name, is success."""
+        options: Manifest = {"kind": "DeleteOptions", "apiVersion": "v1"}
+        options["preconditions"] = {"uid": pod["metadata"]["uid"]}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
+        try:
+            await self._ask("DELETE", path, options)
+        except (ConflictError, GoneError):
+            log.debug("pod was gone already", extra={"pod": pod["metadata"]["name"]})
+
+    async def write_status(self, run: Manifest, status: Manifest) -> Manifest:
+        """Replace the run's status if `run` is still current."""
+        metadata = run["metadata"]
+        path = f"/apis/{API_VERSION}/namespaces/{metadata['namespace']}/{PLURAL}/{metadata['name']}/status"
+        return slim_run(await self._ask("PUT", path, run | {"status": status}))
+
+    async def post_event(self, run: Manifest, type: str, reason: str, message: str) -> None:
+        """Record an event on the run. The same one again is dropped; a refusal is logged, for a run needs no events."""
+        metadata = run["metadata"]
+        said = json.dumps([metadata["uid"], type, reason, message])
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        event: Manifest = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "name": f"{metadata['name']}.{hashlib.sha256(said.encode()).hexdigest()[:16]}",
+                "namespace": metadata["namespace"],
+            },
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                **{name: metadata[name] for name in ("name", "namespace", "uid", "resourceVersion")},
+            },
+            "type": type,
+            "reason": reason,
+            "message": message[:1024],
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+            "source": {"component": "trainyard-operator"},
+            "reportingComponent": "trainyard-operator",
+        }
+        try:
+            await self._ask("POST", f"/api/v1/namespaces/{metadata['namespace']}/events", event)
+        except ConflictError:
+            pass
+        except (ApiError, GoneError, aiohttp.ClientError, TimeoutError) as error:
+            log.warning("event not recorded", extra={"run": metadata["name"], "reason": reason, "error": str(error)})
+
+    async def list_runs(self) -> list[Manifest]:
+        """All runs in the namespaces that are watched."""
+        try:
+            runs = await self._list(f"/apis/{API_VERSION}", PLURAL, {}, API_VERSION, KIND)
+        except GoneError as error:
+            raise GoneError(f"{error}; is the CRD {PLURAL}.{GROUP} installed?") from error
+        return [slim_run(run) for run in runs]
+
+    async def list_pods(self) -> list[Manifest]:
+        """All pods there that carry our run label."""
+        return await self._list("/api/v1", "pods", {"labelSelector": LABEL_RUN}, "v1", "Pod")
+
+    async def _list(self, root: str, plural: str, query: dict[str, str], version: str, kind: str) -> list[Manifest]:
+        """All objects of a kind; items of a LIST don't say what they are, so that is added."""
+        folders = [f"/namespaces/{namespace}" for namespace in self._namespaces] or [""]
+        return [
+            {"apiVersion": version, "kind": kind} | item
+            for folder in folders
+            async for item in self._items(f"{root}{folder}/{plural}", {**query, "limit": str(PAGE)})
+        ]
+
+    async def _items(self, path: str, query: dict[str, str]) -> AsyncIterator[Manifest]:
+        while True:
+            page = await self._ask("GET", path, query=query)
+            for item in page["items"]:
+                yield item
+            if not (following := page["metadata"].get("continue")):
+                return
+            query = {**query, "continue": following}
+
+    async def _ask(
+        self, method: str, path: str, body: Manifest | None = None, query: dict[str, str] | None = None
+    ) -> Manifest:
+        """Send a request and return the object that answers it, waiting out what the server asks to wait for."""
+        async with asyncio.timeout(DEADLINE_SECONDS), self._parallel:
+            while True:
+                await self._pace.wait()
+                async with self._session.request(
+                    method, self._server + path, json=body, params=query, timeout=ATTEMPT_TIMEOUT
+                ) as answer:
+                    content: Any = await _content(answer)
+                    if answer.status < 400:
+                        return dict(content)
+                    if answer.status not in OVERLOADED:
+                        raise _error(f"{method} {path}", answer.status, content)
+                    self._pace.hold(retry_after(answer.headers) or DEFAULT_HOLD_SECONDS)
+
+
+def slim_run(run: Manifest) -> Manifest:
+    """A run without what only the API server has a use for, a third of its size."""
+    metadata = {name: value for name, value in run["metadata"].items() if name != "managedFields"}
+    return run | {"metadata": metadata}
+
+
+def _owners(manifest: Manifest) -> set[str]:
+    return {owner["uid"] for owner in manifest["metadata"].get("ownerReferences", [])}
+
+
+async def _content(answer: aiohttp.ClientResponse) -> Any:
+    """The JSON of an answer; what isn't JSON (a proxy's page) as a message."""
+    text = await answer.text()
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"message": text[:200]}
+
+
+def _error(what: str, code: int, status: Manifest) -> Exception:
+    """The exception for a `Status` object that tells of a failure."""
+    message = f"{what}: {status.get('message', '')}"
+    if code == 409:
+        return ConflictError(message)
+    if code == 404:
+        return GoneError(message)
+    return ApiError(what, code, status.get("reason", ""), status.get("message", ""))
