@@ -20,7 +20,7 @@ AGENT_PORT = 9400
 MASTER_PORT = 29500
 TRAINER_CONTAINER = "trainer"
 STORAGE_MOUNT = "/storage"
-TOKEN_FILE = "/var/run/trainyard/token"
+TOKEN_FILE = "/var/run/trainyard/token"  # noqa: S105 - where it lies, not what it says
 TERMINATION_LOG = "/dev/termination-log"
 
 MAX_RUN_AND_STAGE = 50

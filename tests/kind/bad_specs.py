@@ -1,0 +1,156 @@
+"""Every kind of mistake in a TrainingRun once, with the words that must tell the user the field and the remedy.
+
+The same table holds at both doors: `kubectl apply` on a real API server, and the models that `trainyard run` reads with.
+"""
+
+import copy
+from typing import Any
+
+GOOD: dict[str, Any] = {
+    "apiVersion": "trainyard.dev/v1alpha1",
+    "kind": "TrainingRun",
+    "metadata": {"name": "mistaken"},
+    "spec": {
+        "workers": {"count": 4},
+        "stages": [
+            {"name": "corpus", "prepare": {"sources": [{"builtin": "python-docs"}]}},
+            {
+                "name": "base",
+                "pretrain": {
+                    "data": "corpus",
+                    "model": {"type": "llama", "config": {"hidden_size": 64}},
+                    "steps": 100,
+                    "globalBatch": 32,
+                    "microBatch": 4,
+                },
+            },
+            {"name": "report", "evaluate": {"model": "base", "data": "corpus"}},
+            {"name": "folder", "export": {"model": "base"}},
+        ],
+    },
+}
+
+LEFT_OUT = object()
+"""In the place of a value: the field is not given."""
+
+Changes = dict[str, Any]
+"""Path of the field, as in `spec.stages.1.pretrain.steps` → its value."""
+
+BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
+    "an unknown field": (
+        {"spec.stages.1.pretrain.globalBach": 32},
+        ("spec.stages[1].pretrain.globalBach", "unknown field"),
+    ),
+    "an unknown field of the spec": ({"spec.replicas": 3}, ("spec.replicas", "unknown field")),
+    "the Python spelling of a field": (
+        {"spec.stages.1.pretrain.global_batch": 32},
+        ("spec.stages[1].pretrain.global_batch", "unknown field"),
+    ),
+    "a word in the place of a number": (
+        {"spec.stages.1.pretrain.steps": "ten"},
+        ("spec.stages[1].pretrain.steps", "integer"),
+    ),
+    "a number in quotes": ({"spec.workers.count": "4"}, ("spec.workers.count", "integer")),
+    "a fraction of a step": ({"spec.stages.1.pretrain.steps": 10.5}, ("spec.stages[1].pretrain.steps", "integer")),
+    "no steps": ({"spec.stages.1.pretrain.steps": LEFT_OUT}, ("spec.stages[1].pretrain.steps", "equired")),
+    "zero steps": (
+        {"spec.stages.1.pretrain.steps": 0},
+        ("spec.stages[1].pretrain.steps", "greater than or equal to 1"),
+    ),
+    "zero workers": ({"spec.workers.count": 0}, ("spec.workers.count", "greater than or equal to 1")),
+    "too many GPUs in a worker": ({"spec.resources": {"gpus": 65}}, ("spec.resources.gpus", "less than or equal to 64")),
+    "a memory size that is none": ({"spec.resources": {"memory": "lots"}}, ("spec.resources.memory", "^[0-9]+")),
+    "a learning rate of zero": (
+        {"spec.stages.1.pretrain.optimizer": {"learningRate": 0}},
+        ("spec.stages[1].pretrain.optimizer.learningRate", "greater than 0"),
+    ),
+    "a model type that isn't known": (
+        {"spec.stages.1.pretrain.model.type": "lama"},
+        ("spec.stages[1].pretrain.model.type", "llama", "gpt2"),
+    ),
+    "a single checkpoint kept": (
+        {"spec.stages.1.pretrain.checkpoint": {"keep": 1}},
+        ("spec.stages[1].pretrain.checkpoint.keep", "greater than or equal to 2"),
+    ),
+    "a storage that no worker can reach": ({"spec.storage": {"uri": "ftp://x"}}, ("spec.storage.uri", "^file:///")),
+    "no stages": ({"spec.stages": []}, ("spec.stages", "at least 1 item")),
+    "a stage without a kind": (
+        {"spec.stages.3.export": LEFT_OUT},
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, evaluate, export"),
+    ),
+    "a stage of two kinds": (
+        {"spec.stages.3.evaluate": {"model": "base", "data": "corpus"}},
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, evaluate, export"),
+    ),
+    "a stage name with capitals": ({"spec.stages.3.name": "Folder"}, ("spec.stages[3].name", "^[a-z]")),
+    "two stages of one name": ({"spec.stages.3.name": "report"}, ("spec.stages", "stage names must be unique")),
+    "two workers for an export": (
+        {"spec.stages.3.workers": {"count": 2}},
+        ("spec.stages[3].workers", "set count to 1 or leave workers out"),
+    ),
+    "a source that is both a path and built in": (
+        {"spec.stages.0.prepare.sources.0.path": "texts"},
+        ("spec.stages[0].prepare.sources[0]", "give exactly one of path and builtin"),
+    ),
+    "a source that is nothing": (
+        {"spec.stages.0.prepare.sources.0.builtin": LEFT_OUT},
+        ("spec.stages[0].prepare.sources[0]", "give exactly one of path and builtin"),
+    ),
+    "data from a stage that isn't there": (
+        {"spec.stages.1.pretrain.data": "corpse"},
+        ('stages[1].pretrain.data: corpse is not an earlier prepare stage; use one of ["corpus"]',),
+    ),
+    "a model from a stage of another kind": (
+        {"spec.stages.3.export.model": "corpus"},
+        ('stages[3].export.model: corpus is not an earlier pretrain stage; use one of ["base"]',),
+    ),
+    "data from a stage that comes later": (
+        {"spec.stages.1.pretrain.data": "late", "spec.stages.3": {"name": "late", "prepare": {"sources": [{"path": "x"}]}}},
+        ('stages[1].pretrain.data: late is not an earlier prepare stage; use one of ["corpus"]',),
+    ),
+    "an evaluation before any training": (
+        {"spec.stages": [GOOD["spec"]["stages"][0], GOOD["spec"]["stages"][2]]},
+        ("stages[1].evaluate.model: base is not an earlier pretrain stage; put a pretrain stage before it",),
+    ),
+    "a batch that the ranks can't share": (
+        {"spec.stages.1.pretrain.globalBatch": 30},
+        ("stages[1].pretrain.globalBatch: 30 is not divisible by 4 ranks × microBatch 4; use 16 or 32",),
+    ),
+    "a batch that the ranks of the stage's own workers can't share": (
+        {"spec.stages.1.workers": {"count": 3}, "spec.stages.1.resources": {"gpus": 8}},
+        ("stages[1].pretrain.globalBatch: 32 is not divisible by 24 ranks × microBatch 4; use 96",),
+    ),
+    "a DeepSpeed key that Trainyard decides": (
+        {"spec.stages.1.pretrain.deepspeed": {"optimizer": {"type": "Adam"}}},
+        ("spec.stages[1].pretrain.deepspeed", "leave it out: use globalBatch, microBatch, optimizer and schedule"),
+    ),
+    "a model key that Trainyard decides": (
+        {"spec.stages.1.pretrain.model.config.vocab_size": 4096},
+        ("spec.stages[1].pretrain.model.config", "config.vocab_size is decided by Trainyard; leave it out"),
+    ),
+    "a run's name that can't name pods": (
+        {"metadata.name": "my.run"},
+        ("a run's name begins with a letter and holds lower-case letters, digits and '-'", "rename the run"),
+    ),
+    "a run's name that is too long beside the stages'": (
+        {"metadata.name": "r" * 45},
+        ("the run's name and each stage's name may have 50 characters together", "shorten one"),
+    ),
+}
+
+
+def changed(changes: Changes) -> dict[str, Any]:
+    """The good run with these changes."""
+    manifest = copy.deepcopy(GOOD)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        target: Any = manifest
+        for part in parents:
+            target = target[int(part)] if isinstance(target, list) else target[part]
+        if value is LEFT_OUT:
+            del target[last]
+        elif isinstance(target, list):
+            target[int(last)] = value
+        else:
+            target[last] = value
+    return manifest
