@@ -1,0 +1,115 @@
+"""Why an agent's ranks ended, as one exit code and one explanation.
+
+Ranks rarely end alone: one fails, the others lose it, and we end the rest. The order below finds the cause among its
+consequences: what would fail again, then what crashed by itself, then a stop that was asked for, then what may be
+tried again, and last those that we had to end because they wouldn't.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from trainyard_api.exit_codes import ExitCode
+from trainyard_api.protocol import Termination
+
+TERMINATION_BYTES = 4096
+"""What the kubelet reads of a termination log."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one rank ended."""
+
+    rank: int
+    exit_code: int
+    """Minus the signal's number when a signal ended it."""
+    time: str
+    failure: Termination | None = None
+    """What it said of it."""
+    last_lines: list[str] = field(default_factory=list)
+    asked_to_stop: bool = False
+    """We had sent SIGTERM before."""
+    killed: bool = False
+    """We had sent SIGKILL before."""
+
+    @property
+    def by_us(self) -> bool:
+        """A signal of ours ended it."""
+        asked = self.asked_to_stop and self.exit_code == -signal.SIGTERM
+        return asked or (self.killed and self.exit_code == -signal.SIGKILL)
+
+    @property
+    def stopped(self) -> bool:
+        """It stopped on request; one that hadn't begun, so that the request itself ended it, had nothing to save."""
+        return self.exit_code == ExitCode.STOPPED or (self.by_us and not self.killed)
+
+    @property
+    def crashed(self) -> bool:
+        """It ended in none of the ways that ranks and agents agree on, and by itself."""
+        return self.exit_code not in list(ExitCode) and not self.by_us
+
+
+def decide_termination(endings: list[Ending], *, stop_requested: bool) -> Termination:
+    """The agent's termination, from those of all its ranks, the first to end first."""
+
+    def first(holds: Callable[[Ending], bool]) -> Ending | None:
+        return next((each for each in endings if holds(each)), None)
+
+    if permanent := first(lambda it: it.exit_code == ExitCode.PERMANENT):
+        return _explain(permanent, ExitCode.PERMANENT, "PermanentError")
+    if crashed := first(lambda it: it.crashed):
+        return _explain(crashed, shown_code(crashed.exit_code), "Crashed")
+    retry = first(lambda it: it.exit_code == ExitCode.RETRY)
+    stopped = first(lambda it: it.stopped)
+    if stopped and (stop_requested or not retry):
+        return _explain(stopped, ExitCode.STOPPED, "Stopped")
+    if retry:
+        return _explain(retry, ExitCode.RETRY, "PeerLost")
+    if killed := first(lambda it: it.killed and it.by_us):
+        return _explain(killed, shown_code(killed.exit_code), "Killed")
+    return Termination(exit_code=ExitCode.DONE, cause="Done", time=endings[-1].time)
+
+
+def shown_code(exit_code: int) -> int:
+    """An exit code as the kubelet shows it: 128 + n for signal n."""
+    return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+def bounded(termination: Termination) -> bytes:
+    """The termination as JSON of at most TERMINATION_BYTES; what explains least is left out first."""
+    return next(text for each in _ever_smaller(termination) if len(text := _json(each)) <= TERMINATION_BYTES)
+
+
+def _explain(ending: Ending, exit_code: int, cause: str) -> Termination:
+    said = ending.failure or Termination(exit_code=exit_code, cause=cause, message=_outside_view(ending))
+    if ending.exit_code == -signal.SIGKILL:
+        said = said.model_copy(update={"cause": "Killed"})
+    known = {"exit_code": exit_code, "rank": ending.rank, "time": ending.time, "last_lines": ending.last_lines}
+    return said.model_copy(update=known)
+
+
+def _outside_view(ending: Ending) -> str:
+    if ending.killed and ending.by_us:
+        return f"rank {ending.rank} didn't end within its time after SIGTERM, so it was killed"
+    if ending.exit_code == -signal.SIGKILL:
+        return f"rank {ending.rank} was killed from outside (SIGKILL); the usual reason is a lack of memory"
+    if ending.exit_code < 0:
+        return f"rank {ending.rank} was ended by {signal.Signals(-ending.exit_code).name}"
+    return f"rank {ending.rank} ended with exit code {ending.exit_code}"
+
+
+def _json(termination: Termination) -> bytes:
+    return termination.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+def _ever_smaller(whole: Termination) -> Iterator[Termination]:
+    yield whole
+    for first in range(1, len(whole.last_lines) + 1):
+        yield whole.model_copy(update={"last_lines": whole.last_lines[first:]})
+    bare = whole.model_copy(update={"last_lines": []})
+    excess = len(_json(bare)) - TERMINATION_BYTES + len("…".encode())
+    # A character is at least one byte of JSON, so this many fewer are enough, if the message has as many.
+    yield bare.model_copy(update={"message": whole.message[: max(0, len(whole.message) - excess)] + "…"})
+    for given_up in ({"progress": None}, {"progress": None, "checkpoint": None}):
+        yield bare.model_copy(update={"message": whole.message[:200] + "…", **given_up})
+    yield Termination(exit_code=whole.exit_code, cause=whole.cause, time=whole.time, rank=whole.rank)

@@ -1,0 +1,140 @@
+"""A rank as its agent sees it: a process, the lines that it prints and the reports that it writes.
+
+Both come through pipes that the event loop reads. When the process has ended, what it wrote is all in the pipes, so
+they are emptied once and closed: a forgotten grandchild that still holds the other end can't keep the agent waiting.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from trainyard_api.protocol import Assignment, RankState, Report, Termination
+
+PIPE_BYTES = 65_536
+"""The most a pipe holds; also the longest line that is passed on in one piece."""
+LAST_LINES = 20
+LINE_CHARACTERS = 300
+"""Of a line that is kept for the termination log."""
+
+
+class RankProcess:
+    """One rank, from its start to its end."""
+
+    def __init__(self, rank: int, variables: Mapping[str, str], on_report: Callable[[Report], None]) -> None:
+        self.rank = rank
+        self.exit_code: int | None = None
+        self.asked_to_stop = False
+        self.killed = False
+        self.failure: Termination | None = None
+        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._on_report = on_report
+        output, output_end = os.pipe()
+        reports, reports_end = os.pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "trainyard_trainer.rank"],
+            env={**variables, "TRAINYARD_REPORT_FD": str(reports_end), "TRAINYARD_AGENT_PID": str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+            stdout=output_end,
+            stderr=subprocess.STDOUT,
+            pass_fds=[reports_end],
+        )
+        os.close(output_end)
+        os.close(reports_end)
+        self._output = _Lines(output, self._print)
+        self._reports = _Lines(reports, self._report)
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    @property
+    def state(self) -> RankState:
+        """What the operator sees of it."""
+        return RankState(rank=self.rank, pid=self.pid, exit_code=self.exit_code)
+
+    def stop(self) -> None:
+        """Ask it to save and leave."""
+        if self.exit_code is None:
+            self.asked_to_stop = True
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End it, now."""
+        if self.exit_code is None:
+            self.killed = True
+            self._process.kill()
+
+    def ended(self, exit_code: int) -> None:
+        """Take note that the process was reaped, and hear its last words."""
+        self._process.returncode = self.exit_code = exit_code
+        if unfinished := self._output.finish():
+            self._print(unfinished)
+        self._reports.finish()
+
+    def _print(self, line: bytes) -> None:
+        sys.stdout.buffer.write(b"[rank %d] %s\n" % (self.rank, line))
+        sys.stdout.buffer.flush()
+        self.last_lines.append(line.decode(errors="replace")[:LINE_CHARACTERS])
+
+    def _report(self, line: bytes) -> None:
+        report = Report.model_validate_json(line)
+        self.failure = report.failure or self.failure
+        self._on_report(report)
+
+
+def rank_variables(
+    inherited: Mapping[str, str], assignment: Assignment, local_rank: int, *, on_loopback: bool
+) -> dict[str, str]:
+    """The environment of a rank: the agent's, and the rank's place as torchrun would tell it."""
+    place = {
+        "RANK": assignment.worker * assignment.ranks_per_worker + local_rank,
+        "WORLD_SIZE": assignment.world_size,
+        "LOCAL_RANK": local_rank,
+        "LOCAL_WORLD_SIZE": assignment.ranks_per_worker,
+        "MASTER_ADDR": assignment.master_address,
+        "MASTER_PORT": assignment.master_port,
+        "TRAINYARD_JOB": assignment.job.model_dump_json(by_alias=True),
+        "TRAINYARD_ATTEMPT": assignment.attempt,
+        "PYTHONUNBUFFERED": 1,
+    }
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if on_loopback else {}
+    return {**inherited, **{name: str(value) for name, value in place.items()}, **loopback}
+
+
+class _Lines:
+    """The lines that come out of a pipe, one call each."""
+
+    def __init__(self, descriptor: int, handle: Callable[[bytes], None]) -> None:
+        self._descriptor = descriptor
+        self._handle = handle
+        self._rest = b""
+        os.set_blocking(descriptor, False)
+        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def _read(self) -> int:
+        try:
+            chunk = os.read(self._descriptor, PIPE_BYTES)
+        except BlockingIOError:
+            return 0
+        if not chunk:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            return 0
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > PIPE_BYTES:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            self._handle(line)
+        return len(chunk)
+
+    def finish(self) -> bytes:
+        """Handle the lines in the pipe, close it, and return the start of a line that was never finished."""
+        left = PIPE_BYTES
+        while left > 0 and (count := self._read()):
+            left -= count
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        return self._rest

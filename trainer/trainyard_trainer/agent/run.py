@@ -1,0 +1,71 @@
+"""Process 1 of a trainer pod, put together: environment, HTTP server, signals, ranks, exit code."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from trainyard_api.exit_codes import ExitCode
+from trainyard_api.names import AGENT_PORT
+from trainyard_api.protocol import Termination
+
+from ..telemetry.exposition import AgentMetrics
+from .board import Board
+from .ending import bounded
+from .environment import Environment, hold_port
+from .events import log
+from .server import application
+from .supervisor import Agent, now
+
+LAST_ANSWER_SECONDS = 0.5
+"""How long those who wait for a state may take to fetch the last one."""
+
+
+async def run(environment: Environment) -> int:
+    """Be an agent until its work is over, and return the exit code."""
+    try:
+        token = environment.token_file.read_text().strip()
+    except OSError as error:
+        return _end(environment, f"TRAINYARD_TOKEN_FILE: {error}; mount the run's Secret there")
+    if not token:
+        return _end(environment, f"TRAINYARD_TOKEN_FILE: {environment.token_file} is empty; put the run's token there")
+
+    port, held = hold_port(environment.master_port)
+    agent = Agent(environment, Board(port), held)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGCHLD, agent.reap)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, agent.stop)
+
+    registry = CollectorRegistry()
+    registry.register(AgentMetrics(agent.board, lambda: agent.metrics, environment.labels))
+    runner = web.AppRunner(
+        application(agent, token, registry), access_log=None, shutdown_timeout=LAST_ANSWER_SECONDS, handle_signals=False
+    )
+    await runner.setup()
+    await web.TCPSite(runner, environment.bind, AGENT_PORT).start()
+    log("listening", address=f"{environment.bind}:{AGENT_PORT}", master_port=port)
+
+    termination = await agent.terminated
+    write_termination(environment.termination_log, termination)
+    await runner.cleanup()
+    return termination.exit_code
+
+
+def write_termination(path: Path, termination: Termination) -> None:
+    """Leave the reason of the end where the kubelet looks for it."""
+    try:
+        path.write_bytes(bounded(termination))
+    except OSError as error:
+        log("termination_log_failed", path=str(path), error=str(error))
+
+
+def _end(environment: Environment, message: str) -> int:
+    log("ended", message=message)
+    write_termination(
+        environment.termination_log,
+        Termination(exit_code=ExitCode.PERMANENT, cause="PermanentError", message=message, time=now()),
+    )
+    return ExitCode.PERMANENT

@@ -1,0 +1,29 @@
+"""`trainyard-trainer`: what the container of a trainer pod runs."""
+
+import argparse
+import asyncio
+import sys
+from importlib.metadata import version
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command that the arguments name."""
+    parser = argparse.ArgumentParser(prog="trainyard-trainer", description="What runs in Trainyard's trainer pods.")
+    parser.add_argument("--version", action="version", version=version("trainyard"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser(
+        "agent",
+        help="process 1 of a pod: wait for an assignment, run its ranks, report",
+        description="Settings come from the environment: TRAINYARD_TOKEN_FILE, TRAINYARD_BIND, TRAINYARD_MASTER_PORT, "
+        "TRAINYARD_TERMINATION_LOG, TRAINYARD_GRACE_SECONDS, TRAINYARD_NAMESPACE, TRAINYARD_RUN, TRAINYARD_STAGE.",
+    )
+    parser.parse_args(arguments)
+
+    from .agent.environment import Environment
+    from .agent.run import run
+
+    return asyncio.run(run(Environment.read()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

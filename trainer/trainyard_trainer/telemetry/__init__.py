@@ -1,0 +1,1 @@
+"""What a trainer pod says of itself in numbers."""
