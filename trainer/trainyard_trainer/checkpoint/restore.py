@@ -1,0 +1,65 @@
+"""From a checkpoint back into a model and its engine, whatever ZeRO stage and world size wrote it.
+
+In two halves, for this order can't go wrong: the weights go into the plain model before DeepSpeed gets it, so that every
+copy that DeepSpeed makes of them (bf16, gathered, partitioned) is right from the start; then fp32 masters and moments
+are overwritten in place.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..engine.engine import Engine
+from ..engine.randomness import restore_streams, seed_streams
+from ..engine.state import MASTER
+from ..errors import PermanentError
+from ..group import Group
+from .manifest import Cursor, Manifest
+from .tensors import Shards
+
+
+def refuse_other_cursor(manifest: Manifest, cursor: Cursor) -> None:
+    """PermanentError if going on would mean another order of data than the checkpoint was trained on."""
+    fields = {"seed": "seed", "global_batch": "pretrain.globalBatch", "sequence_length": "pretrain.sequenceLength",
+              "data_digest": "pretrain.data"}  # fmt: skip
+    for field, name in fields.items():
+        was, now = getattr(manifest.cursor, field), getattr(cursor, field)
+        if was != now:
+            raise PermanentError(
+                f"{name}: the checkpoint of step {manifest.step} was trained with {was}, not {now}; set it back, or give "
+                "the run another name to train from the start"
+            )
+
+
+def load_weights(model: nn.Module, manifest: Manifest, folder: Path) -> None:
+    """Fill a plain model with the fp32 weights of a checkpoint."""
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, shape in (shapes | manifest.parameters).items():
+        if shapes.get(name) != manifest.parameters.get(name):
+            raise PermanentError(
+                f"pretrain.model.config: {name} is {shapes.get(name)} here and {manifest.parameters.get(name)} in the "
+                f"checkpoint of step {manifest.step}; set the model back, or give the run another name"
+            )
+    shards = open_shards(manifest, folder)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(shards.read(MASTER, name, 0, parameter.numel()).view_as(parameter))
+
+
+def load_state(engine: Engine, manifest: Manifest, folder: Path, group: Group) -> None:
+    """Fill this rank's masters and moments, and take up its random streams."""
+    shards = open_shards(manifest, folder)
+    for fragment in engine.fragments():
+        for kind, values in fragment.state.items():
+            values.copy_(shards.read(kind, fragment.name, fragment.start, fragment.stop))
+    engine.set_steps(manifest.step)
+    if manifest.world_size == group.world_size:
+        restore_streams(shards.streams(group.rank))
+    else:
+        seed_streams(group.job.seed, manifest.step, group.rank)
+
+
+def open_shards(manifest: Manifest, folder: Path) -> Shards:
+    """The shards of a checkpoint whose digests are known to be right."""
+    return Shards([folder / shard.file for shard in manifest.shards])

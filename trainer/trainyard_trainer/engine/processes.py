@@ -1,0 +1,59 @@
+"""The ranks of a stage as torch.distributed sees them: joining, agreeing, and the determinism all stages ask for.
+
+Control messages (acknowledgements, stop flags) are CPU tensors and go over gloo, also where gradients use NCCL.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from ..group import Group
+
+T = TypeVar("T")
+
+_PEER_TIMEOUT = timedelta(minutes=10)
+"""A peer that dies is noticed at once, by its closed connection; this is for one that hangs."""
+
+
+def join(group: Group) -> torch.device:
+    """Connect with the other ranks and settle threads and determinism. Returns the device of this rank."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", group.local_rank)
+        torch.cuda.set_device(device)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        backend = "cpu:gloo,cuda:nccl"
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+    dist.init_process_group(backend, rank=group.rank, world_size=group.world_size, timeout=_PEER_TIMEOUT)
+    return device
+
+
+def leave() -> None:
+    """Close the connections, so that no peer takes our end for a failure."""
+    dist.destroy_process_group()
+
+
+def gather(mine: T) -> list[T]:
+    """Everyone's value, by rank, on every rank."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, mine)
+    return values
+
+
+def from_rank_0(value: T) -> T:
+    """Rank 0's value, on every rank."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def add_up(*values: float) -> list[float]:
+    """Sums over all ranks, in fp64, the same to the last bit on each."""
+    sums = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(sums)
+    return sums.tolist()

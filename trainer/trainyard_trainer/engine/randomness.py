@@ -1,0 +1,53 @@
+"""The random streams of a rank (dropout, and whatever else draws): one seed to start, plain tensors to save.
+
+Each rank has its own streams. At the same world size they go on from the checkpoint, bit for bit; at another one the
+saved streams have no owner, and new ones are derived from (seed, step, rank).
+"""
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def seed_streams(seed: int, step: int, rank: int) -> None:
+    """Start the streams of Python, NumPy and torch (all devices) for a rank that begins after `step`."""
+    derived = int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:8], "little") >> 1
+    random.seed(derived)
+    np.random.seed(derived % 2**32)
+    torch.manual_seed(derived)
+
+
+def save_streams() -> dict[str, Tensor]:
+    """The state of every stream of this rank, as tensors without any pickled object."""
+    _, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached_gauss = np.random.get_state(legacy=True)
+    streams = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_gauss": _doubles(gauss is not None, gauss or 0.0),
+        "numpy": torch.from_numpy(keys.astype(np.int64)),
+        "numpy_position": torch.tensor([position, has_gauss]),
+        "numpy_gauss": _doubles(cached_gauss),
+    }
+    if torch.cuda.is_available():
+        streams["cuda"] = torch.cuda.get_rng_state()
+    return streams
+
+
+def restore_streams(streams: dict[str, Tensor]) -> None:
+    """Go on where `save_streams` was called."""
+    has_gauss, gauss = streams["python_gauss"].tolist()
+    random.setstate((3, tuple(streams["python"].tolist()), gauss if has_gauss else None))
+    position, has_cached = streams["numpy_position"].tolist()
+    keys = streams["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, position, has_cached, streams["numpy_gauss"].item()))
+    torch.set_rng_state(streams["torch"])
+    if "cuda" in streams and torch.cuda.is_available():
+        torch.cuda.set_rng_state(streams["cuda"])
+
+
+def _doubles(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
