@@ -58,7 +58,10 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         ("spec.stages[1].pretrain.steps", "greater than or equal to 1"),
     ),
     "zero workers": ({"spec.workers.count": 0}, ("spec.workers.count", "greater than or equal to 1")),
-    "too many GPUs in a worker": ({"spec.resources": {"gpus": 65}}, ("spec.resources.gpus", "less than or equal to 64")),
+    "too many GPUs in a worker": (
+        {"spec.resources": {"gpus": 65}},
+        ("spec.resources.gpus", "less than or equal to 64"),
+    ),
     "a memory size that is none": ({"spec.resources": {"memory": "lots"}}, ("spec.resources.memory", "^[0-9]+")),
     "a learning rate of zero": (
         {"spec.stages.1.pretrain.optimizer": {"learningRate": 0}},
@@ -105,7 +108,10 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         ('stages[3].export.model: corpus is not an earlier pretrain stage; use one of ["base"]',),
     ),
     "data from a stage that comes later": (
-        {"spec.stages.1.pretrain.data": "late", "spec.stages.3": {"name": "late", "prepare": {"sources": [{"path": "x"}]}}},
+        {
+            "spec.stages.1.pretrain.data": "late",
+            "spec.stages.3": {"name": "late", "prepare": {"sources": [{"path": "x"}]}},
+        },
         ('stages[1].pretrain.data: late is not an earlier prepare stage; use one of ["corpus"]',),
     ),
     "an evaluation before any training": (

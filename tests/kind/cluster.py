@@ -1,0 +1,148 @@
+"""The kind cluster of `make kind-up` as the tests use it: through kubectl, as a user would, and the kubelet's own words.
+
+Each test module gets a namespace of its own, with a claim `training` on the folder that all nodes share.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conditions import eventually
+from trainyard_api.names import LABEL_RANK, LABEL_RUN, LABEL_STAGE
+
+CONTEXT = os.environ.get("TRAINYARD_KIND_CONTEXT", "kind-trainyard")
+SHARED = Path("/tmp/trainyard-kind")
+"""The host's folder that kind-config.yaml mounts into every node."""
+SYSTEM = "trainyard-system"
+
+
+def kubectl(*arguments: str, given: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run kubectl against the test cluster, never against another one."""
+    done = subprocess.run(
+        ["kubectl", "--context", CONTEXT, *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}\n{done.stdout}{done.stderr}"
+    return done
+
+
+def get(*arguments: str) -> dict[str, Any]:
+    """What kubectl gets, as JSON."""
+    return dict(json.loads(kubectl("get", *arguments, "-o", "json").stdout))
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A namespace, and its folder of the shared storage."""
+
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """The claim's folder, seen from this machine."""
+        return SHARED / self.name
+
+    def create(self) -> None:
+        """Make the namespace with a claim `training` that every node can mount."""
+        self.folder.mkdir(mode=0o777, parents=True, exist_ok=True)
+        self.folder.chmod(0o777)
+        storage = yaml.safe_load_all(Path("manifests/kind/storage.yaml").read_text())
+        volume, claim = storage
+        volume["metadata"]["name"] = claim["spec"]["volumeName"] = self.name
+        volume["spec"]["claimRef"]["namespace"] = claim["metadata"]["namespace"] = self.name
+        volume["spec"]["hostPath"]["path"] = f"/var/trainyard/{self.name}"
+        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}
+        kubectl("apply", "-f", "-", given=yaml.safe_dump_all([space, volume, claim]))
+
+    def delete(self) -> None:
+        """Delete the namespace with all that is in it, and its volume."""
+        kubectl("-n", self.name, "delete", "trainingruns", "--all", "--wait=false", check=False)
+        kubectl("delete", "namespace", self.name, "--timeout=90s", check=False)
+        kubectl("delete", "persistentvolume", self.name, check=False)
+
+    def apply(self, manifest: dict[str, Any]) -> "Run":
+        """Apply a run, as a user does."""
+        kubectl("-n", self.name, "apply", "-f", "-", given=json.dumps(manifest))
+        return Run(self, manifest["metadata"]["name"])
+
+    def pods(self, *selectors: str) -> list[dict[str, Any]]:
+        """The namespace's pods."""
+        chosen = ("-l", ",".join(selectors)) if selectors else ()
+        return list(get("-n", self.name, "pods", *chosen)["items"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A TrainingRun on the cluster."""
+
+    namespace: Namespace
+    name: str
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Its status now; empty before the operator has seen it."""
+        return dict(get("-n", self.namespace.name, "trainingrun", self.name).get("status") or {})
+
+    def columns(self) -> dict[str, str]:
+        """What `kubectl get trainingruns` prints of it."""
+        lines = kubectl("-n", self.namespace.name, "get", "trainingrun", self.name).stdout.splitlines()
+        header, row = lines
+        starts = [header.index(word) for word in header.split()]
+        cells = [row[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
+        return dict(zip(header.split(), cells, strict=True))
+
+    def until(self, holds: Callable[[dict[str, Any]], Any], seconds: float, what: str) -> dict[str, Any]:
+        """Wait for a condition on the status; a run that fails meanwhile fails the wait at once."""
+
+        def look() -> dict[str, Any] | None:
+            status = self.status
+            if holds(status):
+                return status
+            assert status.get("phase") != "Failed", f"{self.name} failed, waiting for {what}: {status}"
+            return None
+
+        return eventually(look, seconds, f"{self.name}: {what}", detail=lambda: json.dumps(self.status, indent=1))
+
+    def pod(self, worker: int, stage: str) -> dict[str, Any]:
+        """The pod of a worker in the newest attempt."""
+        found = self.namespace.pods(f"{LABEL_RUN}={self.name}", f"{LABEL_STAGE}={stage}", f"{LABEL_RANK}={worker}")
+        return max(found, key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+    def delete_pod(self, worker: int, stage: str, *, force: bool = False) -> None:
+        """Delete a worker's pod."""
+        now = ("--force", "--grace-period=0") if force else ()
+        kubectl(
+            "-n",
+            self.namespace.name,
+            "delete",
+            "pod",
+            self.pod(worker, stage)["metadata"]["name"],
+            "--wait=false",
+            *now,
+        )
+
+    def evict_pod(self, worker: int, stage: str) -> None:
+        """Evict a worker's pod through the API, as a drain does."""
+        name = self.pod(worker, stage)["metadata"]["name"]
+        eviction = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": self.namespace.name},
+        }
+        path = f"/api/v1/namespaces/{self.namespace.name}/pods/{name}/eviction"
+        kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))
+
+    def weights(self, stage: str) -> str:
+        """SHA-256 of the weights that an export stage wrote."""
+        folder = self.namespace.folder / self.namespace.name / self.name / stage / "model"
+        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()

@@ -1,0 +1,30 @@
+"""Fixtures on the cluster that `make kind-up` has made: a namespace a module, and the operator's pod."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from kind.cluster import SYSTEM, Namespace, get, kubectl
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> None:
+    """Fail at once, and say what to do, where there is no cluster: these tests are never skipped."""
+    answer = kubectl("-n", SYSTEM, "rollout", "status", "deployment/trainyard", "--timeout=90s", check=False)
+    assert answer.returncode == 0, f"no cluster with Trainyard in it; run make kind-up first: {answer.stderr}"
+
+
+@pytest.fixture(scope="module")
+def namespace(request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    """A namespace with storage, named after the module, gone afterwards."""
+    found = Namespace(re.sub(r"[^a-z]+", "-", request.module.__name__.rpartition(".")[2]).strip("-"))
+    found.create()
+    yield found
+    found.delete()
+
+
+@pytest.fixture
+def operator_pod() -> str:
+    """The name of the operator's pod."""
+    running = [p for p in get("-n", SYSTEM, "pods", "-l", "app.kubernetes.io/name=trainyard")["items"]]
+    return str(running[0]["metadata"]["name"])

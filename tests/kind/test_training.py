@@ -1,0 +1,142 @@
+"""A run from YAML to an exported model on a cluster, and the same run through everything that can happen to its pods.
+
+The disturbed run must end with the undisturbed run's weights, bit for bit.
+"""
+
+import subprocess
+
+import pytest
+from conditions import eventually
+from kind.cluster import SYSTEM, Namespace, Run, kubectl
+from kind.runs import small_run
+
+STEPS = 240
+
+
+@pytest.fixture(scope="module")
+def undisturbed(namespace: Namespace) -> Run:
+    """A run that nothing happens to, watched from stage to stage."""
+    run = namespace.apply(small_run("calm", steps=STEPS))
+    seen: dict[str, dict[str, str]] = {}
+
+    def finished() -> bool:
+        columns = run.columns()
+        if columns["PHASE"] == "Running":
+            seen[columns["STAGE"]] = columns
+        assert columns["PHASE"] != "Failed", run.status
+        return columns["PHASE"] == "Succeeded"
+
+    eventually(finished, 300, "the undisturbed run succeeds", detail=lambda: str(run.status))
+    assert {"corpus", "base"} <= set(seen), "the long stages were seen running"
+    training = seen["base"]
+    assert training["REASON"] == "Training"
+    assert training["WORKERS"] == "4"
+    assert training["RESTARTS"] == "0"
+    assert 0 < int(training["STEP"]) <= STEPS
+    assert 0 < float(training["LOSS"]) < 10
+    assert int(training["CHECKPOINT"]) % 10 == 0
+    return run
+
+
+def test_every_stage_succeeds_and_says_what_it_made(undisturbed: Run) -> None:
+    status = undisturbed.status
+    assert [(stage["name"], stage["phase"]) for stage in status["stages"]] == [
+        (name, "Succeeded") for name in ("corpus", "base", "report", "folder")
+    ]
+    assert all(len(stage["digest"]) == 64 for stage in status["stages"])
+    report = status["stages"][2]["metrics"]
+    assert 0 < report["bits_per_byte"] < report["unigram_bits_per_byte"], report
+    assert status["conditions"][0]["type"] == "Succeeded"
+    assert status["conditions"][0]["status"] == "True"
+    assert status["conditions"][0]["observedGeneration"] == 1
+    kubectl("-n", undisturbed.namespace.name, "wait", "--for=condition=Succeeded", "trainingrun/calm", "--timeout=5s")
+
+
+def test_workers_spread_over_both_nodes(undisturbed: Run) -> None:
+    nodes = {undisturbed.pod(worker, "base")["spec"]["nodeName"] for worker in range(4)}
+    assert nodes == {"trainyard-worker", "trainyard-worker2"}
+
+
+def test_pods_of_a_finished_run_keep_their_logs(undisturbed: Run) -> None:
+    pod = undisturbed.pod(0, "base")["metadata"]["name"]
+    assert "[rank 0]" in kubectl("-n", undisturbed.namespace.name, "logs", pod).stdout
+
+
+def test_deletion_eviction_and_a_dead_operator_cost_no_bit_of_the_weights(
+    undisturbed: Run, namespace: Namespace, operator_pod: str
+) -> None:
+    run = namespace.apply(small_run("stormy", steps=STEPS))
+
+    def training(attempt: int, beyond: int) -> None:
+        run.until(
+            lambda s: (
+                s.get("phase") == "Running"
+                and s["attempt"] == attempt
+                and s["stage"] == "base"
+                and (s.get("progress") or {}).get("step", 0) > beyond
+                and (s.get("checkpoint") or {}).get("step", 0) >= 10
+            ),
+            120,
+            f"attempt {attempt} trains beyond step {beyond}",
+        )
+
+    training(attempt=2, beyond=20)
+    run.delete_pod(1, "base", force=True)
+    training(attempt=3, beyond=40)
+    run.evict_pod(2, "base")
+    training(attempt=4, beyond=60)
+    kubectl("-n", SYSTEM, "delete", "pod", operator_pod, "--force", "--grace-period=0")
+    kubectl("-n", SYSTEM, "rollout", "status", "deployment/trainyard", "--timeout=90s")
+    status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds after all that")
+
+    assert [recovery["cause"] for recovery in status["recoveries"]] == ["PodDeleted", "Evicted"]
+    assert status["restarts"] == {"failures": 0, "disruptions": 2, "hangs": 0}
+    for recovery in status["recoveries"]:
+        assert recovery["reformSeconds"] < 60
+        assert recovery["resumedStep"] >= 10
+        assert recovery["recomputedSteps"] < STEPS
+    assert run.weights("folder") == undisturbed.weights("folder")
+
+
+def test_a_crashed_rank_is_a_failure_with_its_exit_code_and_the_run_recovers(
+    namespace: Namespace, undisturbed: Run
+) -> None:
+    run = namespace.apply(small_run("crash", steps=STEPS))
+    run.until(
+        lambda s: s.get("stage") == "base" and (s.get("checkpoint") or {}).get("step", 0) >= 10, 120, "has a checkpoint"
+    )
+    pod = run.pod(3, "base")["metadata"]["name"]
+    killer = "import os,glob\nfor p in glob.glob('/proc/[0-9]*'):\n"
+    killer += "  if b'trainyard_trainer.rank' in open(p+'/cmdline','rb').read(): os.kill(int(p[6:]), 9)"
+    kubectl("-n", namespace.name, "exec", pod, "--", "python", "-c", killer, check=False)
+    status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds after the crash")
+    (recovery,) = status["recoveries"]
+    assert (recovery["cause"], recovery["pod"], recovery["exitCode"]) == ("ProcessFailed", pod, 137)
+    assert status["restarts"]["failures"] == 1
+    assert run.weights("folder") == undisturbed.weights("folder")
+
+
+def test_deleting_a_run_in_mid_training_leaves_nothing_behind(namespace: Namespace) -> None:
+    run = namespace.apply(small_run("brief", workers=2, steps=10_000))
+    run.until(lambda s: s.get("stage") == "base" and s.get("phase") == "Running", 120, "trains")
+    kubectl("-n", namespace.name, "delete", "trainingrun", "brief", "--wait=false")
+
+    def left() -> str:
+        kinds = "trainingruns,pods,services,secrets,configmaps"
+        listed = kubectl("-n", namespace.name, "get", kinds, "-o", "name").stdout.split()
+        ours = [name for name in listed if "brief" in name]
+        return "\n".join(ours)
+
+    eventually(lambda: not left(), 90, "everything of the deleted run is gone", detail=left)
+
+
+def test_the_exported_folder_opens_with_transformers(undisturbed: Run) -> None:
+    folder = undisturbed.namespace.folder / undisturbed.namespace.name / "calm" / "folder" / "model"
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer; "
+        "t = AutoTokenizer.from_pretrained(sys.argv[1]); m = AutoModelForCausalLM.from_pretrained(sys.argv[1]); "
+        "print(len(m.generate(**t('The', return_tensors='pt'), max_new_tokens=4)[0]))"
+    )
+    done = subprocess.run(["python", "-c", code, str(folder)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 4
