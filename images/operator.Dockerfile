@@ -1,13 +1,19 @@
 # The operator: without torch, the trainer and pip, and without the `kubernetes` package (126 MB), which it doesn't need.
 # Two layers over the base image, dependencies below our code. Built in the repository's root by `make images`.
+
+# What is to be installed, by itself: nothing else in pyproject.toml makes the dependencies' layer anew.
+FROM python:3.11 AS requirements
+COPY pyproject.toml ./
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], \
+*p['optional-dependencies']['operator'], sep='\n')" > /requirements.txt
+
 FROM python:3.11 AS build
 RUN python -m venv --without-pip /opt/trainyard && echo /opt/code > /opt/trainyard/lib/python3.11/site-packages/code.pth
 WORKDIR /src
-COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], \
-*p['optional-dependencies']['operator'], sep='\n')" > requirements.txt && \
-    pip --python /opt/trainyard/bin/python install --no-cache-dir -c constraints.txt -r requirements.txt
-COPY README.md LICENSE ./
+COPY constraints.txt ./
+COPY --from=requirements /requirements.txt ./
+RUN pip --python /opt/trainyard/bin/python install --no-cache-dir -c constraints.txt -r requirements.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY api api
 COPY operator operator
 COPY trainer trainer

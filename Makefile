@@ -1,0 +1,63 @@
+# Trainyard's verbs; `make help` lists them. Each sets up all that it needs by itself: a virtual environment in .venv with
+# the versions of constraints.txt, made anew only when those or pyproject.toml change. With PIP_FIND_LINKS and
+# PIP_INDEX_URL, pip takes torch from elsewhere than PyPI (which has the CUDA build, 3 GB with its libraries).
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PROMETHEUS := .venv/prometheus
+
+.PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## .venv with everything, pinned
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: needs Python 3.11 or newer; name one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "make: this Python lacks its venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[operator,cli,trainer,dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## the whole pipeline on this machine, one worker killed on the way
+	$(BIN)/trainyard run manifests/examples/demo.yaml
+
+lint: $(INSTALLED) ## formatting, lint, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint prometheus ## lint, unit, property, local, chart, rules; no cluster
+	$(BIN)/pytest --ignore tests/kind
+
+test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leaves nothing behind
+	$(BIN)/pytest tests/kind
+
+bench: $(INSTALLED) ## benchmarks, one figure a line
+	@for each in $(notdir $(basename $(wildcard benchmarks/[a-z]*.py))); do $(BIN)/python -m benchmarks.$$each || exit 1; done
+
+generate: $(INSTALLED) ## CRD, dashboard and install.yaml from their sources
+	$(BIN)/python -m trainyard_api.crd --write
+	$(BIN)/python charts/dashboard.py
+	$(BIN)/python charts/install_manifest.py
+
+images: ## build both images, push them to a registry on this machine
+	images/build.sh
+
+kind-up: ## kind cluster with registry, images, storage and chart
+	images/cluster.sh up
+
+kind-down: ## remove all that kind-up made
+	images/cluster.sh down
+
+# The tests ask a real Prometheus. Debian's package will do unpacked, without installing it.
+prometheus: $(INSTALLED)
+	@command -v prometheus >/dev/null || [ -x $(PROMETHEUS)/usr/bin/prometheus ] || { \
+	  mkdir -p $(PROMETHEUS) && cd $(PROMETHEUS) && \
+	  { apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }; } && \
+	  dpkg -x prometheus_*.deb . && rm prometheus_*.deb; } || \
+	  echo "make: no Prometheus here and none to be downloaded with apt-get; tests/rules will ask for it" >&2
