@@ -26,5 +26,5 @@ def namespace(request: pytest.FixtureRequest) -> Iterator[Namespace]:
 @pytest.fixture
 def operator_pod() -> str:
     """The name of the operator's pod."""
-    running = [p for p in get("-n", SYSTEM, "pods", "-l", "app.kubernetes.io/name=trainyard")["items"]]
+    running = get("-n", SYSTEM, "pods", "-l", "app.kubernetes.io/name=trainyard")["items"]
     return str(running[0]["metadata"]["name"])

@@ -1,0 +1,48 @@
+"""How every benchmark prints: a table of samples, then `NAME.figure: value (bar: …)`, and an exit code that says whether
+all bars are met.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One result. `bar` is an upper bound where there is one."""
+
+    name: str
+    value: float
+    bar: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether the bar, if any, is met."""
+        return self.bar is None or self.value <= self.bar
+
+
+def spread(samples: Sequence[float]) -> str:
+    """Median, and minimum to maximum, for a table cell."""
+    return f"{statistics.median(samples):.2f} ({min(samples):.2f} to {max(samples):.2f})"
+
+
+def main(name: str, about: str, measure: Callable[[bool], tuple[list[list[str]], list[Figure]]]) -> None:
+    """Run a benchmark. `measure(quick)` returns the table's rows, header first, and the figures."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser.add_argument("--quick", action="store_true", help="fewest repetitions")
+    parser.add_argument("--json", action="store_true", help="figures as JSON instead of a table")
+    options = parser.parse_args()
+    rows, figures = measure(options.quick)
+    if options.json:
+        print(json.dumps({f"{name}.{figure.name}": figure.value for figure in figures}, indent=1))
+    else:
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        for figure in figures:
+            bar = f"≤ {figure.bar:g}" if figure.bar is not None else "none"
+            print(f"{name}.{figure.name}: {figure.value:.2f} (bar: {bar})")
+    sys.exit(0 if all(figure.met for figure in figures) else 1)
