@@ -21,7 +21,11 @@ from .figures import Figure, main, spread
 
 WORKERS = 4
 PATIENCE_SECONDS = 240
-IMPORTS = "import torch, deepspeed, transformers, pathlib, os; pathlib.Path('/storage', os.environ['HOSTNAME']).touch()"
+INDEX = "batch.kubernetes.io/job-completion-index"
+IMPORTS = (
+    "import torch, deepspeed, transformers, pathlib, os, time; "
+    "pathlib.Path('/storage', f\"{os.environ['HOSTNAME']}-{time.time_ns()}\").touch()"
+)
 
 
 def measure(quick: bool) -> tuple[list[list[str]], list[Figure]]:
@@ -118,11 +122,8 @@ def _job(namespace: Namespace, name: str) -> tuple[float, float]:
     return started, replaced
 
 
-INDEX = "batch.kubernetes.io/job-completion-index"
-
-
 def _imported(folder: Path, job: str) -> list[float]:
-    """When each pod of the Job had imported all, in order. A replaced pod has another host name only in its suffix."""
+    """When each pod of the Job had imported all, in order. A replaced pod has its predecessor's host name, but not its time."""
     return sorted(path.stat().st_mtime for path in folder.glob(f"{job}-*"))
 
 
