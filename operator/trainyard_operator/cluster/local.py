@@ -61,12 +61,13 @@ class LocalCluster:
         self._version = max(self._version, int(run["metadata"].get("resourceVersion") or 0))
         self._put_run(run)
 
-    async def close(self, grace_seconds: float | None = None) -> None:
-        """Stop all pods, with their own grace period if None, and wait until they are gone."""
+    async def close(self, grace_seconds: float | None = None) -> list[Manifest]:
+        """Stop all pods, with their own grace period if None, wait until they are gone, and return how they ended."""
         pods = list(self._pods.values())
         for pod in pods:
             await self.delete_pod(pod.manifest, grace_seconds)
         await asyncio.gather(*(pod.watcher for pod in pods if pod.watcher))
+        return [pod.manifest for pod in pods]
 
     # ---- what the reconcile loop asks of any cluster
 

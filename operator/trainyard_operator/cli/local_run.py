@@ -1,0 +1,110 @@
+"""One run on this machine, driven by the operator's own loop: what a cluster has in a Deployment, assembled here."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+from trainyard_api.names import LABEL_ATTEMPT
+from trainyard_api.protocol import Termination
+from trainyard_api.status import Phase, Reason, Status
+
+from ..cluster.home import Home
+from ..cluster.local import LocalCluster
+from ..cluster.protocol import Manifest
+from ..decide.observation import Settings, read_pod
+from ..observe.logs import JsonLines
+from ..observe.metrics import Metrics
+from ..runtime.agents import Agents
+from ..runtime.loop import Loop
+from ..runtime.queue import WorkQueue
+from ..runtime.reconcile import Reconciler
+from ..runtime.store import Store
+
+IMAGE = "local"
+"""Pods here run what is installed; nobody pulls this."""
+
+
+class LocalRun:
+    """Drives one run from `start` to `stop`. All methods belong to one event loop."""
+
+    def __init__(self, home: Home, run: Manifest) -> None:
+        self.home = home
+        self.key = run["metadata"]["namespace"], run["metadata"]["name"]
+        self.metrics = Metrics()
+        self._run = run
+        queue = WorkQueue()
+        self.store = Store(queue.add, _now)
+        self._cluster = LocalCluster(home, self.store)
+        self._agents = Agents(self.store, self._cluster)
+        reconciler = Reconciler(
+            self.store,
+            self._cluster,
+            self._agents,
+            Settings(trainer_image=IMAGE),
+            _now,
+            on_status=lambda key, old, new: self.metrics.record_status(old, new),
+        )
+        self._loop = Loop(queue, self.store, self._cluster, reconciler, _now, self.metrics.record_pass)
+        self.metrics.show_queue(queue)
+        self.metrics.show_runs(self.store.runs, _now)
+        self.task: asyncio.Task[None] | None = None
+        """The loop; it ends only by an error."""
+
+    async def start(self) -> None:
+        """End what an earlier process left, and begin to reconcile."""
+        await self._cluster.open_run(self._run)
+        self._log_to_file()
+        self.task = asyncio.create_task(self._loop.run(), name="reconcile loop")
+
+    def status(self) -> Status:
+        """The status as last written."""
+        return Status.read_stored((self.store.run(self.key) or {}).get("status") or {})
+
+    def live_status(self) -> Status:
+        """The status, with what the agent of rank 0 has said since."""
+        status = self.status()
+        for pod in self.store.pods(self.key):
+            view = self.store.agent(pod["metadata"]["uid"])
+            if view and view.state.progress and pod["metadata"]["labels"][LABEL_ATTEMPT] == str(status.attempt):
+                checkpoint = view.state.checkpoint or status.checkpoint
+                return status.model_copy(update={"progress": view.state.progress, "checkpoint": checkpoint})
+        return status
+
+    async def stop(self, grace_seconds: float | None = None) -> None:
+        """End the loop, then the pods: they save within their grace period. Record how far they have come.
+
+        Called again, with less grace, while it waits, it makes the first call end sooner.
+        """
+        if self.task and not self.task.done():
+            self.task.cancel()
+            await asyncio.wait({self.task})
+        await self._agents.close()
+        said = [read_pod(pod, 0).termination for pod in await self._cluster.close(grace_seconds)]
+        await self._rest([each for each in said if each])
+
+    async def _rest(self, said: list[Termination]) -> None:
+        """Leave a status that is true of a run nobody drives, unless it has ended."""
+        run, status = self.store.run(self.key), self.status()
+        if run is None or status.phase in (Phase.SUCCEEDED, Phase.FAILED):
+            return
+        first = next((each for each in said if each.checkpoint or each.progress), None)
+        checkpoint = (first.checkpoint if first else None) or status.checkpoint
+        update = {
+            "phase": Phase.PENDING,
+            "reason": Reason.STAGE_PENDING,
+            "message": "stopped; `trainyard run` with the same file resumes it",
+            "workers": status.workers.model_copy(update={"ready": 0}),
+            "progress": (first.progress if first else None) or status.progress,
+            "checkpoint": checkpoint,
+            "waiting": None,
+        }
+        await self._cluster.write_status(run, status.model_copy(update=update).wire())
+
+    def _log_to_file(self) -> None:
+        handler = logging.FileHandler(self.home.folder(*self.key) / "logs" / "operator.log")
+        handler.setFormatter(JsonLines())
+        logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,63 @@
+"""The `trainyard` command. Each verb's module is imported when it is called: `--help` must not wait for a plot library."""
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Run the verb that the command line names and exit with its code."""
+    options = read_options(sys.argv[1:])
+    module, function = options.verb.split(":")
+    try:
+        code: int = getattr(importlib.import_module(f".{module}", __package__), function)(options)
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def read_options(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="trainyard", description="Train a model from one TrainingRun.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    everywhere = argparse.ArgumentParser(add_help=False)
+    everywhere.add_argument("--home", type=Path, default=Path(".trainyard"), help="folder of the runs (.trainyard)")
+    everywhere.add_argument("-n", "--namespace", help="namespace of the run (default)")
+
+    def verb(name: str, target: str, text: str) -> argparse.ArgumentParser:
+        each = verbs.add_parser(name, help=text, description=text, parents=[everywhere])
+        each.set_defaults(verb=target)
+        return each
+
+    def how_to_run(each: argparse.ArgumentParser) -> None:
+        each.add_argument("--fresh", action="store_true", help="discard an earlier run of that name and its artifacts")
+        each.add_argument("--plain", action="store_true", help="a line for each change instead of a live table")
+        each.add_argument("--metrics-port", type=int, metavar="PORT", help="serve /metrics on 127.0.0.1:PORT")
+
+    run = verb("run", "run:run_command", "Run a TrainingRun on this machine; again, to resume it.")
+    run.add_argument("file", type=Path, help="YAML file of the TrainingRun")
+    how_to_run(run)
+
+    get = verb("get", "get:get_command", "Show runs.")
+    get.add_argument("run", nargs="?", help="name of the run; all runs without it")
+    get.add_argument("-o", "--output", choices=("json", "yaml", "wide"), help="format")
+    get.add_argument("-w", "--watch", action="store_true", help="show each change until interrupted")
+
+    logs = verb("logs", "logs:logs_command", "Print what the workers of a run have written.")
+    logs.add_argument("run", help="name of the run")
+    logs.add_argument("--stage", help="this stage alone")
+    logs.add_argument("--worker", type=int, help="this worker alone")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
+
+    plot = verb("plot", "plot:plot_command", "Draw the loss curve of a run.")
+    plot.add_argument("run", help="name of the run")
+    plot.add_argument("--output", type=Path, help="PNG file (RUN.png)")
+
+    demo = verb("demo", "demo:demo_command", "Train a small model, kill a worker on the way, and show the result.")
+    how_to_run(demo)
+    return parser.parse_args(arguments)

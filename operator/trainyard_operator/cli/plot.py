@@ -1,0 +1,101 @@
+"""`trainyard plot RUN`: the loss curve as a PNG, with held-out loss and recoveries, from the run's metrics.jsonl.
+
+Steps that were computed again after a recovery count once, as the latest attempt had them.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainyard_api.run import TrainingRun
+
+from ..cluster.home import Home
+from .get import selected
+from .taking_up import made_by
+
+
+@dataclass
+class Curve:
+    """What a stage's metrics.jsonl says, by step."""
+
+    loss: dict[int, float] = field(default_factory=dict)
+    """Mean loss per token of the step's batch, in nats."""
+    held_out: dict[int, float] = field(default_factory=dict)
+    tokens: dict[int, int] = field(default_factory=dict)
+    """Tokens trained on after the step."""
+    resumed: list[int] = field(default_factory=list)
+    """The first step of each attempt but the first."""
+
+
+def plot_command(options: argparse.Namespace) -> int:
+    """Draw one picture for each pretrain stage that has begun."""
+    home = Home(options.home)
+    runs = selected(home, options.namespace, options.run)
+    if len(runs) != 1:
+        print(f"run {options.run} is not in {home.root}, once; use --home and --namespace", file=sys.stderr)
+        return 1
+    run = TrainingRun.read_stored({**runs[0], "status": None})
+    output = options.output or Path(f"{options.run}.png")
+    drawn = plot(home, run, output)
+    if not drawn:
+        print(f"run {options.run} has no steps yet; `trainyard get {options.run}` says where it is", file=sys.stderr)
+        return 1
+    print(*drawn, sep="\n")
+    return 0
+
+
+def plot(home: Home, run: TrainingRun, output: Path) -> list[Path]:
+    """Draw the curve of each pretrain stage that has begun; several stages get their names into the file's."""
+    stages = [stage.name for stage in run.spec.stages if stage.kind == "pretrain"]
+    drawn = []
+    for name in stages:
+        metrics = made_by(home, run) / name / "metrics.jsonl"
+        if metrics.exists() and (curve := read_curve(metrics)).loss:
+            file = output if len(stages) == 1 else output.with_name(f"{output.stem}-{name}{output.suffix}")
+            draw(curve, f"{run.metadata.name}: {name}", file)
+            drawn.append(file)
+    return drawn
+
+
+def read_curve(metrics: Path) -> Curve:
+    """Read metrics.jsonl; a last line that is still being written is left out."""
+    curve = Curve()
+    attempt = None
+    for line in metrics.read_text().splitlines(keepends=True):
+        if not line.endswith("\n"):
+            continue
+        row = json.loads(line)
+        if attempt not in (None, row["attempt"]):
+            curve.resumed.append(row["step"])
+        attempt = row["attempt"]
+        if "loss" in row:
+            curve.loss[row["step"]] = row["loss"]
+            curve.tokens[row["step"]] = row["tokens"]
+        if "held_out_loss" in row:
+            curve.held_out[row["step"]] = row["held_out_loss"]
+    return curve
+
+
+def draw(curve: Curve, title: str, file: Path) -> None:
+    """Write the picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    steps = sorted(curve.loss)
+    axes.plot(steps, [curve.loss[step] for step in steps], linewidth=1, label="training loss")
+    if held := sorted(curve.held_out):
+        axes.plot(held, [curve.held_out[step] for step in held], "o-", markersize=4, label="held-out loss")
+    for number, step in enumerate(curve.resumed):
+        label = "resumed after a recovery" if number == 0 else None
+        axes.axvline(step, color="tab:red", linestyle="--", linewidth=1, label=label)
+    tokens_a_step = curve.tokens[steps[-1]] / steps[-1]
+    above = axes.secondary_xaxis("top", functions=(lambda x: x * tokens_a_step, lambda x: x / tokens_a_step))
+    above.set_xlabel("tokens")
+    axes.set(title=title, xlabel="step", ylabel="loss, nats a token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)

@@ -1,0 +1,124 @@
+"""`trainyard run FILE`: the whole of a TrainingRun in processes of this machine, to be watched, stopped and resumed."""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from trainyard_api.run import TrainingRun
+from trainyard_api.status import FINISHED, Phase, Status
+
+from ..cluster.home import HeldError, Home
+from ..cluster.protocol import Manifest
+from ..observe.server import serving
+from . import words
+from .inputs import InputError, check_storage, read_run_file
+from .local_run import LocalRun
+from .taking_up import made_by, take_up
+from .views import View, viewing
+
+SUCCEEDED, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+REFRESH_SECONDS = 0.5
+
+Companion = Callable[[LocalRun, View], Awaitable[None]]
+"""Something that goes on beside a run for as long as that lasts."""
+
+
+def run_command(options: argparse.Namespace, companion: Companion | None = None) -> int:
+    """Run the file to its end, or until a signal stops it. Returns the exit code."""
+    home = Home(options.home)
+    try:
+        run = read_run_file(options.file, options.namespace)
+        check_storage(home, run)
+        with home.held(*run.key):
+            manifest = take_up(home, run, fresh=options.fresh, say=print)
+            status = Status.read_stored(manifest["status"])
+            if status.phase == Phase.SUCCEEDED:
+                print(f"run {run.metadata.name} has succeeded already; --fresh discards it and begins anew")
+            else:
+                status = asyncio.run(_drive(home, manifest, options, companion))
+    except InputError as error:
+        print(*error.mistakes, sep="\n", file=sys.stderr)
+        return BAD_INPUT
+    except HeldError as holder:
+        print(f"run {run.metadata.name} is driven by {holder}; stop that one first", file=sys.stderr)
+        return BAD_INPUT
+    print(*conclusion(home, run, status), sep="\n")
+    return {Phase.SUCCEEDED: SUCCEEDED, Phase.FAILED: FAILED}.get(status.phase, STOPPED)
+
+
+async def _drive(home: Home, manifest: Manifest, options: argparse.Namespace, companion: Companion | None) -> Status:
+    """Drive the run until it has finished or is stopped, and return its last status."""
+    local = LocalRun(home, manifest)
+    signals: asyncio.Queue[None] = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, None)
+    async with contextlib.AsyncExitStack() as open_things:
+        view = open_things.enter_context(viewing(manifest["metadata"]["name"], plain=options.plain))
+        if options.metrics_port is not None:
+            port = await open_things.enter_async_context(serving(local.metrics, options.metrics_port, host="127.0.0.1"))
+            view.say(f"metrics at http://127.0.0.1:{port}/metrics")
+        stop = asyncio.create_task(signals.get())
+        beside = asyncio.create_task(_beside(companion, local, view))
+        try:
+            await local.start()
+            await _watch(local, view, stop)
+        finally:
+            beside.cancel()
+            await _end(local, view, signals, asked=stop.done())
+        view.show(local.status(), local.status())
+    return local.status()
+
+
+async def _beside(companion: Companion | None, local: LocalRun, view: View) -> None:
+    if companion:
+        await companion(local, view)
+
+
+async def _watch(local: LocalRun, view: View, stop: asyncio.Task[None]) -> None:
+    """Show the run until it has finished or `stop` is done. Raises what ends the loop."""
+    assert local.task
+    while local.status().phase not in FINISHED and not stop.done():
+        view.show(local.status(), local.live_status())
+        await asyncio.wait({stop, local.task}, timeout=REFRESH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if local.task.done():
+            local.task.result()
+
+
+async def _end(local: LocalRun, view: View, signals: asyncio.Queue[None], *, asked: bool) -> None:
+    """Stop what still runs; a further signal kills it at once."""
+    stopping = asyncio.create_task(local.stop())
+    if asked:
+        view.say("stopping: the workers save and leave; once more kills them at once")
+    again = asyncio.create_task(signals.get())
+    await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        view.say("killing the workers")
+        await local.stop(grace_seconds=0)
+    again.cancel()
+    await stopping
+
+
+def conclusion(home: Home, run: TrainingRun, status: Status) -> list[str]:
+    """How the run has ended, what it made, and where everything lies."""
+    folder = home.folder(*run.key)
+    lines = ["", f"{run.metadata.name}: {words.headline(status)}"]
+    if status.phase not in FINISHED:
+        at = f"at step {status.checkpoint.step} " if status.checkpoint else ""
+        lines = ["", f"{run.metadata.name}: stopped {at}in stage {status.stage}; the same command resumes it"]
+    if status.phase == Phase.FAILED:
+        lines.append("the same command tries again, from the last checkpoint")
+    for stage in status.stages:
+        if stage.phase == "Succeeded":
+            metrics = ", ".join(f"{name} {value:.6g}" for name, value in (stage.metrics or {}).items())
+            lines.append(f"  {stage.name}: {metrics or 'done'}")
+    lines += [f"  recovery: {words.recovery(recovery)}" for recovery in status.recoveries]
+    places: dict[str, Path] = {
+        "artifacts": made_by(home, run),
+        "logs": folder / "logs",
+        "status": folder / "run.json",
+    }
+    return lines + [f"  {what + ':':<11}{place}" for what, place in places.items()]

@@ -1,0 +1,94 @@
+"""What `trainyard run` makes of a run whose name it has seen before: go on, refuse, or begin anew."""
+
+import shutil
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from trainyard_api.names import API_VERSION, KIND
+from trainyard_api.run import TrainingRun
+from trainyard_api.status import Phase, Reason, Status
+
+from ..cluster.home import Home
+from ..cluster.protocol import Manifest
+from .inputs import InputError
+
+
+def take_up(home: Home, run: TrainingRun, *, fresh: bool, say: Callable[[str], None]) -> Manifest:
+    """The run to drive: a new one, or the one of that name as it was left, ready to go on from its last checkpoint."""
+    key = run.key
+    known = home.read_run(*key)
+    if fresh:
+        discard(home, run, say)
+        known = None
+    if known is None:
+        return new_run(run)
+    if TrainingRun.read_stored({**known, "status": None}).spec != run.spec:
+        raise InputError(
+            f"metadata.name: a run {run.metadata.name} with another spec is in {home.folder(*key)}; "
+            "give this one another name, or discard that one, with all that it made, by --fresh"
+        )
+    return {**known, "status": resumed(Status.read_stored(known.get("status") or {})).wire()}
+
+
+def new_run(run: TrainingRun) -> Manifest:
+    """The object as an API server would make it of what was applied."""
+    namespace, name = run.key
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "uid": str(uuid.uuid4()),
+            "generation": 1,
+            "creationTimestamp": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        },
+        "spec": run.spec.wire(),
+        "status": {},
+    }
+
+
+def resumed(status: Status) -> Status:
+    """The status of a run that was stopped or has failed, ready to go on; one that succeeded stays as it is.
+
+    A new attempt of the same stage: whatever the old one still does, its number fences it off. Failures of before were
+    looked at by the user, so they are forgiven.
+    """
+    if status.phase == Phase.SUCCEEDED or status.stage is None:
+        return Status() if status.stage is None else status
+    return status.model_copy(
+        update={
+            "phase": Phase.PENDING,
+            "reason": Reason.STAGE_PENDING,
+            "message": "",
+            "attempt": status.attempt + 1,
+            "placed_time": None,
+            "end_time": None,
+            "waiting": None,
+            "workers": status.workers.model_copy(update={"ready": 0}),
+            "failure_times": (),
+            "conditions": (),
+            "stages": tuple(
+                stage.model_copy(update={"phase": "Running", "end_time": None}) if stage.name == status.stage else stage
+                for stage in status.stages
+            ),
+        }
+    )
+
+
+def discard(home: Home, run: TrainingRun, say: Callable[[str], None]) -> None:
+    """Delete a run's status, logs and artifacts, after saying so. Its lock stays: we hold it."""
+    namespace, name = run.key
+    folder = home.folder(namespace, name)
+    for doomed in (made_by(home, run), *(each for each in folder.glob("*") if each.name != "lock")):
+        if doomed.exists():
+            say(f"deleting {doomed}")
+            shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
+
+
+def made_by(home: Home, run: TrainingRun) -> Path:
+    """The folder that holds all artifacts of a run."""
+    namespace, name = run.key
+    return home.storage(run.spec.wire()) / namespace / name
