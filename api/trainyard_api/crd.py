@@ -166,6 +166,13 @@ def custom_resource_definition() -> Schema:
     }
 
 
+def _scalar(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float) and "." not in text:
+        return text.replace("e", ".0e")  # YAML 1.1 takes 1e-08 for a string
+    return text
+
+
 def _yaml_lines(value: Any, indent: str) -> Iterator[str]:
     """YAML in block style; strings as JSON writes them, which YAML reads the same."""
     if isinstance(value, dict) and value:
@@ -174,14 +181,14 @@ def _yaml_lines(value: Any, indent: str) -> Iterator[str]:
                 yield f"{indent}{key}:"
                 yield from _yaml_lines(each, f"{indent}  ")
             else:
-                yield f"{indent}{key}: {json.dumps(each, ensure_ascii=False)}"
+                yield f"{indent}{key}: {_scalar(each)}"
     elif isinstance(value, list) and value:
         for each in value:
             first, *rest = _yaml_lines(each, f"{indent}  ")
             yield f"{indent}- {first.strip()}"
             yield from rest
     else:
-        yield f"{indent}{json.dumps(value, ensure_ascii=False)}"
+        yield f"{indent}{_scalar(value)}"
 
 
 def to_yaml(value: Schema) -> str:

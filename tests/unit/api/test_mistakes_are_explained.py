@@ -5,7 +5,6 @@ import copy
 import pytest
 from kind.bad_specs import BAD_SPECS, GOOD, Changes, changed
 from pydantic import ValidationError
-
 from trainyard_api.model import explain_errors
 from trainyard_api.run import TrainingRun
 from trainyard_api.status import Status

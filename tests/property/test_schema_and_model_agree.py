@@ -1,0 +1,278 @@
+"""What the API server admits, the models accept, and the reverse: no run is admitted that the operator can't read.
+
+The API server's side is the generated CRD, applied as it does: fields must be known (strict field validation), nulls
+are dropped, the structural part is checked by `jsonschema`, defaults are filled in, and then each CEL rule is evaluated
+by a CEL interpreter. Runs start valid and get up to two mutations, so that most lie near the border.
+"""
+
+import copy
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import cel
+import jsonschema
+import pytest
+from cel.stdlib import add_stdlib_to_context
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from kind.bad_specs import BAD_SPECS, GOOD, Changes, changed
+from pydantic import ValidationError
+from trainyard_api.crd import custom_resource_definition
+from trainyard_api.model import explain_errors
+from trainyard_api.run import TrainingRun
+
+Schema = dict[str, Any]
+SCHEMA: Schema = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+SPEC: Schema = SCHEMA["properties"]["spec"]
+
+
+# The API server's side
+
+
+def as_json_schema(schema: Schema) -> Schema:
+    """A structural schema in the JSON Schema that `jsonschema` checks."""
+    result = {key: value for key, value in schema.items() if not key.startswith("x-kubernetes-") and key != "default"}
+    if schema.get("x-kubernetes-int-or-string"):
+        result["type"] = ["integer", "string"]
+    for bound, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if result.pop(flag, False):
+            result[flag] = result.pop(bound)
+    if "pattern" in result:
+        result["pattern"] = result["pattern"].replace("$", r"\Z")  # Python's $ lets a last newline pass; Go's doesn't
+    if "properties" in result:
+        result["properties"] = {name: as_json_schema(field) for name, field in result["properties"].items()}
+        free = schema.get("x-kubernetes-preserve-unknown-fields", False)
+        result["additionalProperties"] = free
+    if "items" in result:
+        result["items"] = as_json_schema(result["items"])
+    return result
+
+
+TYPES = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+STRUCTURE = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=TYPES)(as_json_schema(SPEC))
+
+
+def without_nulls(value: Any, schema: Schema) -> Any:
+    """The value as the API server sees it: a null in a known field is no field."""
+    if isinstance(value, dict) and "properties" in schema:
+        known = schema["properties"]
+        return {
+            name: without_nulls(each, known.get(name, {}))
+            for name, each in value.items()
+            if each is not None or name not in known
+        }
+    if isinstance(value, list) and "items" in schema:
+        return [without_nulls(each, schema["items"]) for each in value]
+    return value
+
+
+def with_defaults(value: Any, schema: Schema) -> Any:
+    """The value with the schema's defaults, at every depth."""
+    if isinstance(value, dict) and "properties" in schema:
+        defaults = {name: field["default"] for name, field in schema["properties"].items() if "default" in field}
+        return {
+            name: with_defaults(each, schema["properties"].get(name, {})) for name, each in (defaults | value).items()
+        }
+    if isinstance(value, list) and "items" in schema:
+        return [with_defaults(each, schema["items"]) for each in value]
+    return value
+
+
+@cache
+def compiled(rule: str) -> cel.Program:
+    return cel.compile(rule)
+
+
+def broken_rules(value: Any, schema: Schema) -> Iterator[str]:
+    """Messages of the CEL rules that don't hold, at every depth. Rules about a change need an old object."""
+    for rule in schema.get("x-kubernetes-validations", []):
+        if "oldSelf" in rule["rule"]:
+            continue
+        context = cel.Context()
+        add_stdlib_to_context(context)
+        context.add_variable("self", value)
+        if compiled(rule["rule"]).execute(context) is not True:
+            yield rule["message"]
+    if isinstance(value, dict):
+        for name, field in schema.get("properties", {}).items():
+            if name in value:
+                yield from broken_rules(value[name], field)
+    if isinstance(value, list):
+        for each in value:
+            yield from broken_rules(each, schema["items"])
+
+
+def refused_by_api_server(manifest: dict[str, Any]) -> list[str]:
+    """Why the API server refuses a run; empty if it doesn't."""
+    manifest = without_nulls(manifest, SCHEMA)
+    if wrong := [f"{error.json_path}: {error.message}" for error in STRUCTURE.iter_errors(manifest["spec"])]:
+        return wrong
+    return list(broken_rules(with_defaults(manifest, SCHEMA), SCHEMA))
+
+
+def refused_by_models(manifest: dict[str, Any]) -> list[str]:
+    """Why the models refuse a run; empty if they don't."""
+    try:
+        TrainingRun.read(manifest)
+    except ValidationError as error:
+        return explain_errors(error)
+    return []
+
+
+# Runs on both sides of the border
+
+NUMBERS = (True, -1, 0, 1, 2, 3, 7, 64, 65, 2**31, 2**62, 0.5, -0.5, 11.5, 1e300)
+TEXTS = (
+    "",
+    "x",
+    "3",
+    "A-",
+    "a\n",
+    "ünïcode",
+    "x" * 31,
+    "x" * 300,
+    "corpus",
+    "base",
+    "prepare",
+    "auto",
+    "jsonl",
+    "llama",
+)
+LIKE_TEXTS = ("1Gi", "0.5", "1GiB", "file:///", "file:///x")
+PARTS = ([], {}, ["x"], [None], {"count": 2}, {"x": 1}, {"path": "x"}, {"gpus": 2, "processes": 3})
+VALUES = st.sampled_from((None, *NUMBERS, *TEXTS, *LIKE_TEXTS, *PARTS))
+
+
+@st.composite
+def in_bounds(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
+    """Some of a section's optional numbers and choices, each within its bounds."""
+    values: dict[str, Any] = {}
+    for name, field in schema["properties"].items():
+        if name in schema.get("required", ()) or draw(st.integers(0, 3)):
+            continue
+        match field:
+            case {"enum": choices}:
+                values[name] = draw(st.sampled_from(choices))
+            case {"type": "integer", "minimum": low, "maximum": high}:
+                values[name] = draw(st.sampled_from([low, low + 1, high]) | st.integers(low, high))
+            case {"type": "number", "minimum": low, "maximum": high}:
+                values[name] = draw(
+                    st.floats(
+                        low,
+                        high,
+                        exclude_min=field.get("exclusiveMinimum", False),
+                        exclude_max=field.get("exclusiveMaximum", False),
+                    )
+                )
+            case {"type": "object", "properties": _} if "x-kubernetes-preserve-unknown-fields" not in field:
+                if "required" not in field:
+                    values[name] = draw(in_bounds(field))
+    return values
+
+
+STAGE_FIELDS: Schema = SPEC["properties"]["stages"]["items"]["properties"]
+
+
+@st.composite
+def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
+    """Runs that are right, with one to three preparations and trainings and what follows from them."""
+    spec = draw(in_bounds(SPEC))
+    workers = draw(st.sampled_from([{}, {"workers": {"count": 2}}, {"resources": {"gpus": 3}}]))
+    ranks = workers.get("resources", spec.get("resources", {})).get("gpus") or workers.get(
+        "resources", spec.get("resources", {})
+    ).get("processes", 1)
+    ranks *= workers.get("workers", spec.get("workers", {})).get("count", 1)
+    prepares = [f"corpus{i}" if i else "corpus" for i in range(draw(st.integers(1, 2)))]
+    trainings = [f"base{i}" if i else "base" for i in range(draw(st.integers(0, 2)))]
+    stages: list[dict[str, Any]] = [
+        {"name": name, "prepare": draw(in_bounds(STAGE_FIELDS["prepare"])) | {"sources": [{"path": "texts"}]}}
+        for name in prepares
+    ]
+    for name in trainings:
+        pretrain = draw(in_bounds(STAGE_FIELDS["pretrain"])) | {
+            "data": draw(st.sampled_from(prepares)),
+            "model": {"type": draw(st.sampled_from(["llama", "gpt2"])), "config": {"n_embd": 8}},
+            "steps": draw(st.integers(1, 1000)),
+            "microBatch": draw(st.integers(1, 4)),
+        }
+        pretrain["globalBatch"] = ranks * pretrain["microBatch"] * draw(st.integers(1, 3))
+        stages.append({"name": name, "pretrain": pretrain} | workers)
+    for i in range(draw(st.integers(0, 2)) if trainings else 0):
+        evaluate = {"model": draw(st.sampled_from(trainings)), "data": draw(st.sampled_from(prepares))}
+        stages.append(
+            {"name": f"report{i}", "evaluate": draw(in_bounds(STAGE_FIELDS["evaluate"])) | evaluate}
+            if draw(st.booleans())
+            else {"name": f"folder{i}", "export": {"model": evaluate["model"]}}
+        )
+    return copy.deepcopy(GOOD) | {"spec": spec | {"stages": stages}}
+
+
+def places(value: Any, schema: Schema) -> Iterator[tuple[Any, Schema]]:
+    """Each object and list in a run, with its schema."""
+    if isinstance(value, dict):
+        yield value, schema
+        for name, each in value.items():
+            yield from places(each, schema.get("properties", {}).get(name, {}))
+    if isinstance(value, list):
+        yield value, schema
+        for each in value:
+            yield from places(each, schema.get("items", {}))
+
+
+@st.composite
+def mutated(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The run with one thing dropped, replaced, added, repeated or moved."""
+    if draw(st.integers(0, 19)) == 0:
+        name = draw(
+            st.sampled_from(["a", "a-", "-a", "my.run", "1st", "r" * 43, "r" * 44, "r" * 45, "r" * 60, "ends-1"])
+        )
+        return manifest | {"metadata": {"name": name}}
+    manifest = copy.deepcopy(manifest)
+    place, schema = draw(st.sampled_from(list(places(manifest["spec"], SPEC))))
+    if isinstance(place, list):
+        change = draw(st.sampled_from(["drop", "repeat", "reverse", "add"]))
+        if change == "add":
+            place.append(draw(VALUES))
+        elif change == "reverse":
+            place.reverse()
+        elif place and change == "drop":
+            place.pop(draw(st.integers(0, len(place) - 1)))
+        elif place:
+            place.append(copy.deepcopy(draw(st.sampled_from(place))))
+        return manifest
+    known = [*schema.get("properties", {}), "unknown"]
+    key = draw(st.sampled_from(known + list(place) * 2))
+    if key in place and draw(st.booleans()):
+        del place[key]
+    else:
+        place[key] = draw(VALUES)
+    return manifest
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> dict[str, Any]:
+    """Right runs, and runs that are a little wrong."""
+    manifest = draw(valid_runs())
+    for _ in range(draw(st.integers(0, 2))):
+        manifest = draw(mutated(manifest))
+    return manifest
+
+
+@settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(runs())
+def test_the_api_server_admits_a_run_exactly_if_the_models_accept_it(manifest: dict[str, Any]) -> None:
+    by_api_server, by_models = refused_by_api_server(manifest), refused_by_models(manifest)
+    event("refused" if by_models else "accepted")
+    assert bool(by_api_server) == bool(by_models), f"API server: {by_api_server}\nmodels: {by_models}"
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(valid_runs())
+def test_defaults_of_the_schema_are_those_of_the_models(manifest: dict[str, Any]) -> None:
+    assert TrainingRun.read(with_defaults(manifest, SCHEMA)) == TrainingRun.read(manifest)
+
+
+@pytest.mark.parametrize("changes", [changes for changes, _ in BAD_SPECS.values()], ids=BAD_SPECS.keys())
+def test_each_kind_of_mistake_is_refused_by_the_schema_and_its_rules(changes: Changes) -> None:
+    assert refused_by_api_server(changed(changes))
