@@ -3,7 +3,6 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-
 from trainyard_trainer.data.order import Order
 
 SEEDS = st.integers(0, 2**31 - 1)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-
 from trainyard_trainer.data.shards import ShardWriter, TokenShards, token_dtype
 
 

@@ -1,7 +1,6 @@
 """The order of samples is pinned: a checkpoint's data cursor means the same after an upgrade. And it is well mixed."""
 
 import numpy as np
-
 from trainyard_trainer.data.order import Order
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from trainyard_trainer.data.shards import ShardWriter, TokenShards, token_dtype
 from trainyard_trainer.errors import PermanentError
 

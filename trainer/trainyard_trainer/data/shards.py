@@ -9,7 +9,6 @@ UTF-8, the denominator of bits per byte.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +29,7 @@ def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
 
 
 class ShardWriter:
-    """Writes a split's folder, document by document. Complete, and on the disk, once the `with` block has ended."""
+    """Writes a split's folder, document by document. Complete once the `with` block has ended."""
 
     def __init__(self, folder: Path, dtype: np.dtype[np.unsignedinteger], shard_tokens: int) -> None:
         folder.mkdir(parents=True)
@@ -64,11 +63,11 @@ class ShardWriter:
         if kind is None:
             self._write_index()
         for file in filter(None, (self._shard, self._documents)):
-            _flush_and_close(file)
+            file.close()
 
     def _next_shard(self) -> BinaryIO:
         if self._shard is not None:
-            _flush_and_close(self._shard)
+            self._shard.close()
         self._shard = (self._folder / f"shard-{self.num_shards:05}.bin").open("xb")
         self.num_shards += 1
         return self._shard
@@ -82,9 +81,7 @@ class ShardWriter:
             "bytes": self.num_bytes,
             "documents": self.num_documents,
         }
-        with (self._folder / _INDEX).open("xb") as file:
-            file.write(json.dumps(index, indent=1).encode())
-            _flush_and_close(file)
+        (self._folder / _INDEX).write_text(json.dumps(index, indent=1))
 
 
 class TokenShards:
@@ -129,10 +126,3 @@ def _map(path: Path, dtype: np.dtype, length: int) -> np.memmap:
             "delete the prepare stage's folder and run it again"
         )
     return np.memmap(path, dtype=dtype, mode="r", shape=(length,))
-
-
-def _flush_and_close(file: BinaryIO) -> None:
-    """Close a file that is on the disk, not only in the page cache, so that a digest of it holds after a power cut."""
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()

@@ -1,0 +1,202 @@
+"""From files to training data: a held-out split, a tokenizer, token shards.
+
+    tokenizer/     tokenizer.json, tokenizer_config.json: what transformers' AutoTokenizer opens
+    train/         shards, data/shards.py
+    held-out/      the same
+    artifact.json  details {vocab_size, eot_id, dtype, splits: {train, heldOut: {tokens, bytes, documents}}, counts}
+
+One process; tokenising uses all cores that the pod may use. Everything is made in a folder beside its place and moved
+there when it is whole; the same files give the same bytes. There is no checkpoint: who was stopped starts anew.
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from trainyard_api.protocol import Artifact
+from trainyard_api.stages import PrepareStage
+from trainyard_api.status import Progress
+
+from ..artifacts import sync_folder, write_artifact
+from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
+from ..data.shards import ShardWriter, token_dtype
+from ..data.sources import read_sources
+from ..data.tokenizer import END_OF_TEXT_ID, save_tokenizer, train_tokenizer
+from ..errors import PermanentError, RetryableError, StopRequested
+from ..group import Group, path_of
+
+_BATCH_BYTES = 4 * 2**20
+"""Text that is tokenised at once: enough for all cores, while the tokens of 4 MiB as Python objects take 100 MB."""
+_REPORT_SECONDS = 1.0
+
+
+def prepare(group: Group) -> Artifact:
+    """Read the sources three times: to count and split, to train the tokenizer, to write tokens."""
+    settings = group.settings(PrepareStage)
+    progress = _Progress(group)
+
+    survey = Survey()
+    for _ in _read(group, settings, survey):
+        progress.note(f"reading: {survey.files} files, {survey.documents} documents, {_megabytes(survey)}")
+    refuse_unusable(survey, settings.held_out_fraction)
+
+    texts = sample(_read(group, settings, Survey()), survey)
+    tokenizer = train_tokenizer(progress.noting("training the tokenizer", texts), settings.tokenizer.vocab_size)
+
+    folder = _empty_folder(group)
+    save_tokenizer(tokenizer, folder / "tokenizer")
+    written = Survey()
+    splits = write_splits(
+        _read(group, settings, written),
+        tokenizer,
+        folder,
+        settings.shard_tokens,
+        tell=lambda documents, tokens: progress.note(f"tokenising: {tokens:,} tokens", documents, survey.kept.total()),
+    )
+    if written != survey:
+        raise RetryableError("prepare.sources: files changed while they were read; nothing may write there meanwhile")
+    _publish(folder, group.output)
+
+    metrics = _metrics(survey, splits, tokenizer)
+    group.report(metrics=metrics)
+    details = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "eot_id": END_OF_TEXT_ID,
+        "dtype": token_dtype(tokenizer.get_vocab_size()).name,
+        "splits": {
+            split: {"tokens": writer.num_tokens, "bytes": writer.num_bytes, "documents": writer.num_documents}
+            for split, writer in splits.items()
+        },
+        "counts": survey.counts(),
+    }
+    return write_artifact(group, metrics=metrics, files=["tokenizer", *FOLDERS.values()], details=details)
+
+
+def refuse_unusable(survey: Survey, fraction: float) -> None:
+    """Both sides of the split must have documents."""
+    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(survey.dropped.items()))
+    found = f"{survey.files} files with {survey.documents} documents ({dropped or 'none'} dropped)"
+    number = survey.kept.total()
+    if not number:
+        raise PermanentError(f"prepare.sources: no text in {found}; name files that hold text")
+    if number == 1:
+        raise PermanentError(
+            f"prepare.heldOutFraction: one document can't be on both sides, and {found} leave no more; cut the text "
+            "into several files, or make it JSONL with a row for each part"
+        )
+    if not survey.kept["heldOut"]:
+        enough = math.ceil(survey.lowest * 1e4 + 1e-6) / 1e4
+        raise PermanentError(
+            f"prepare.heldOutFraction: {fraction} holds out none of the {number} documents; use at least {enough:.4f}, "
+            "or give more documents"
+        )
+    if not survey.kept["train"]:
+        enough = math.floor(survey.highest * 1e4) / 1e4
+        raise PermanentError(
+            f"prepare.heldOutFraction: {fraction} leaves none of the {number} documents to train on; use at most "
+            f"{enough:.4f}, or give more documents"
+        )
+
+
+def write_splits(
+    documents: Iterator[Kept], tokenizer: Tokenizer, folder: Path, shard_tokens: int, tell: Callable[[int, int], None]
+) -> dict[Split, ShardWriter]:
+    """Tokenise the documents, an end of text after each, into the shards of their split.
+
+    `tell(documents, tokens)` hears, batch by batch, how many are done.
+    """
+    dtype = token_dtype(tokenizer.get_vocab_size())
+    with (
+        ShardWriter(folder / FOLDERS["train"], dtype, shard_tokens) as train,
+        ShardWriter(folder / FOLDERS["heldOut"], dtype, shard_tokens) as held_out,
+    ):
+        splits: dict[Split, ShardWriter] = {"train": train, "heldOut": held_out}
+        for batch in _batches(documents):
+            encodings = tokenizer.encode_batch_fast([document.text for document in batch], add_special_tokens=False)
+            for document, encoding in zip(batch, encodings, strict=True):
+                splits[document.split].write([*encoding.ids, END_OF_TEXT_ID], document.num_bytes)
+            tell(train.num_documents + held_out.num_documents, train.num_tokens + held_out.num_tokens)
+    return splits
+
+
+class _Progress:
+    """Tells the agent, at most once a second, what is being done; leaves at once when a stop is asked for."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._next = 0.0
+
+    def note(self, message: str, step: int = 0, steps: int = 0) -> None:
+        """`step` of `steps` documents are tokenised."""
+        if self._group.stopping():
+            raise StopRequested("prepare has no checkpoint; it starts anew")
+        if time.monotonic() >= self._next or (steps and step == steps):
+            self._group.report(progress=Progress(step=step, steps=steps, message=message))
+            self._next = time.monotonic() + _REPORT_SECONDS
+
+    def noting(self, message: str, texts: Iterator[str]) -> Iterator[str]:
+        """The texts, with a note for each."""
+        for text in texts:
+            self.note(message)
+            yield text
+
+
+def _read(group: Group, settings: PrepareStage, survey: Survey) -> Iterator[Kept]:
+    """Every document that is used, in the order of the sources, counted in `survey`."""
+    documents = read_sources(settings.sources, root=path_of(group.job.storage_uri))
+    return keep(documents, settings.held_out_fraction, survey)
+
+
+def _batches(documents: Iterator[Kept]) -> Iterator[list[Kept]]:
+    batch: list[Kept] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += document.num_bytes
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _empty_folder(group: Group) -> Path:
+    """A new folder to build in; what earlier attempts left of theirs is removed."""
+    for left in group.output.glob("building-*"):
+        shutil.rmtree(left)
+    folder = group.output / f"building-{group.attempt}"
+    folder.mkdir()
+    return folder
+
+
+def _publish(folder: Path, output: Path) -> None:
+    """Move what was built to its place. An attempt that ended between here and artifact.json is replaced."""
+    for part in sorted(folder.iterdir()):
+        sync_folder(part)
+        if (output / part.name).exists():
+            shutil.rmtree(output / part.name)
+        part.rename(output / part.name)
+    folder.rmdir()
+    sync_folder(output)
+
+
+def _metrics(survey: Survey, splits: dict[Split, ShardWriter], tokenizer: Tokenizer) -> dict[str, float]:
+    tokens = sum(writer.num_tokens for writer in splits.values())
+    return {
+        "documents": float(survey.documents),
+        "documents_kept": float(survey.kept.total()),
+        "documents_dropped": float(survey.dropped.total()),
+        "documents_repaired": float(survey.repaired),
+        "train_tokens": float(splits["train"].num_tokens),
+        "held_out_tokens": float(splits["heldOut"].num_tokens),
+        "held_out_bytes": float(survey.num_bytes["heldOut"]),
+        "bytes_per_token": survey.num_bytes.total() / tokens,
+        "vocab_size": float(tokenizer.get_vocab_size()),
+    }
+
+
+def _megabytes(survey: Survey) -> str:
+    return f"{survey.num_bytes.total() / 1e6:.1f} MB"
