@@ -40,8 +40,9 @@ test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leav
 bench: $(INSTALLED) ## benchmarks, one figure a line
 	@for each in $(notdir $(basename $(wildcard benchmarks/[a-z]*.py))); do $(BIN)/python -m benchmarks.$$each || exit 1; done
 
-generate: $(INSTALLED) ## CRD, dashboard and install.yaml from their sources
+generate: $(INSTALLED) ## CRD, reference, dashboard and install.yaml from their sources
 	$(BIN)/python -m trainyard_api.crd --write
+	$(BIN)/python -m trainyard_api.reference --write
 	$(BIN)/python charts/dashboard.py
 	$(BIN)/python charts/install_manifest.py
 

@@ -47,16 +47,20 @@ class Workers(Model):
     """The pods of a group."""
 
     count: Annotated[int, Field(ge=1, le=9999)] = 1
+    """Pods."""
 
 
 class Resources(Model):
     """What one worker needs. Ranks per worker: one for each GPU, or `processes` where there are none."""
 
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    """GPUs of a worker, and so its ranks."""
     processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Ranks of a worker without GPUs."""
     cpu: Quantity = "1"
+    """CPU time of a worker: cores."""
     memory: Quantity = "2Gi"
+    """Memory of a worker."""
 
     @property
     def ranks(self) -> int:
@@ -70,6 +74,7 @@ class Recovery(Model):
     max_failures: Annotated[int, Field(ge=0, le=100)] = 10
     """Failures to recover from within the window; disruptions (eviction, preemption, lost nodes) don't count."""
     window_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
+    """How far back failures count."""
     hang_seconds: Annotated[int, Field(ge=5, le=604_800)] = 600
     """A stage that reports nothing for so long is taken for hung, and recovered."""
     start_seconds: Annotated[int, Field(ge=5, le=604_800)] = 1_800
@@ -80,6 +85,7 @@ class Stage(Model):
     """One step of a run: a name, exactly one kind, and what this stage wants otherwise than the run."""
 
     name: StageName
+    """Part of the names of pods and folders; later stages refer to it."""
     prepare: PrepareStage | None = None
     pretrain: PretrainStage | None = None
     evaluate: EvaluateStage | None = None

@@ -89,6 +89,7 @@ class PrepareStage(Model):
     """Read documents, split off a held-out part, train a tokenizer, write memory-mapped token shards."""
 
     sources: Annotated[list[Source], Field(min_length=1, max_length=64)]
+    """What to read, in this order."""
     tokenizer: TokenizerSettings = TokenizerSettings()
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of documents held out, chosen by each document's hash: the same document always falls on the same side."""
@@ -113,9 +114,13 @@ class OptimizerSettings(Model):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
     """The peak, reached after warm-up."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the mean of gradients."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay of the mean of squared gradients."""
     epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-8
+    """Added to the root of that mean."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
+    """Decoupled from the gradient, times the learning rate."""
     clip_norm: Annotated[float, Field(ge=0, le=1_000_000)] = 1.0
     """Global gradient norm above which gradients are scaled down; 0 switches clipping off."""
 
@@ -124,6 +129,7 @@ class ScheduleSettings(Model):
     """Linear warm-up, then a cosine down to a share of the peak (Loshchilov & Hutter 2017, eq. 5, one cycle)."""
 
     warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    """Steps in which the learning rate grows from 0 to its peak."""
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Learning rate at the last step, as a share of the peak."""
 
@@ -132,6 +138,7 @@ class ValidationSettings(Model):
     """Held-out loss while training."""
 
     every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
+    """Steps from one measurement to the next."""
     sequences: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     """Held-out sequences to measure on, at most; always the same ones."""
 
@@ -140,6 +147,7 @@ class CheckpointSettings(Model):
     """When to save, and how much of it to keep."""
 
     every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
+    """Steps from one checkpoint to the next; the last step is always saved."""
     keep: Annotated[int, Field(ge=2, le=1000)] = 2
     """Checkpoints to keep; at least two, so that a bad one never stands alone."""
 
@@ -153,6 +161,7 @@ class PretrainStage(Model):
     steps: Annotated[int, Field(ge=1, le=100_000_000)]
     """Optimizer steps."""
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
+    """Tokens of a sequence."""
     global_batch: Annotated[int, Field(ge=1, le=1_048_576)] = 32
     """Sequences in an optimizer step, over all ranks."""
     micro_batch: Annotated[int, Field(ge=1, le=65_536)] = 4
@@ -173,7 +182,9 @@ class SampleSettings(Model):
     prompts: Annotated[
         list[Annotated[str, StringConstraints(min_length=1, max_length=4096)]], Field(min_length=1, max_length=32)
     ]
+    """Beginnings for the model to continue."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Tokens that each prompt is continued by, at most."""
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.8
     """0 takes the likeliest token each time."""
 
@@ -188,6 +199,7 @@ class EvaluateStage(Model):
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
     """Context window; not longer than the model was trained for."""
     micro_batch: Annotated[int, Field(ge=1, le=65_536)] = 8
+    """Sequences that a rank holds at once."""
     samples: SampleSettings | None = None
 
 

@@ -13,6 +13,7 @@ from trainyard_api.crd import (
     structural,
     to_yaml,
 )
+from trainyard_api.reference import REFERENCE, reference
 
 ROOT = Path(__file__).parents[3]
 VERSION = custom_resource_definition()["spec"]["versions"][0]
@@ -117,6 +118,15 @@ def test_everything_that_a_user_may_write_is_bounded() -> None:
         if path.rsplit(".", 1)[-1] not in OWNED
     ]
     assert (unbounded, free) == ([], [])
+
+
+def test_every_field_that_a_user_may_write_is_explained() -> None:
+    spec = _fields(SCHEMA["properties"]["spec"], "spec")
+    assert [path for path, field in spec if "description" not in field and not path.endswith("[]")] == []
+
+
+def test_the_committed_reference_is_what_the_models_say() -> None:
+    assert (ROOT / REFERENCE).read_text(encoding="utf-8") == reference(), "out of date; run `make generate`"
 
 
 def test_kubectl_prints_these_columns() -> None:
