@@ -32,13 +32,13 @@ class RetryableError(StageError):
     cause = "StorageError"
 
 
-class PeerLost(RetryableError):
+class PeerLostError(RetryableError):
     """Another rank is gone, or can't be reached."""
 
     cause = "PeerLost"
 
 
-class StopRequested(StageError):
+class StopRequested(StageError):  # noqa: N818 - it is none
     """A stop was asked for, and all that must be saved is."""
 
     exit_code = ExitCode.STOPPED
@@ -59,7 +59,7 @@ def from_exception(error: BaseException) -> StageError | None:
     if isinstance(error, StageError):
         return error
     if isinstance(error, ConnectionError) or _is_lost_peer(error):
-        return PeerLost(f"lost another rank: {_first_line(error)}")
+        return PeerLostError(f"lost another rank: {_first_line(error)}")
     if isinstance(error, PermissionError):
         return PermanentError(f"{error.filename}: permission denied; let the trainer's user read and write it")
     if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:

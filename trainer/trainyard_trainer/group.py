@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-
 from trainyard_api.model import Model, explain_errors
 from trainyard_api.protocol import Job, Report
 

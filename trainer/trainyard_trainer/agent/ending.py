@@ -6,6 +6,7 @@ tried again, and last those that we had to end because they wouldn't.
 """
 
 import signal
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -60,7 +61,7 @@ def decide_termination(endings: list[Ending], *, stop_requested: bool) -> Termin
     if crashed := first(lambda it: it.crashed):
         return _explain(crashed, shown_code(crashed.exit_code), "Crashed")
     retry = first(lambda it: it.exit_code == ExitCode.RETRY)
-    stopped = first(lambda it: it.stopped)
+    stopped = first(lambda it: it.exit_code == ExitCode.STOPPED) or first(lambda it: it.stopped)
     if stopped and (stop_requested or not retry):
         return _explain(stopped, ExitCode.STOPPED, "Stopped")
     if retry:
@@ -91,6 +92,8 @@ def _explain(ending: Ending, exit_code: int, cause: str) -> Termination:
 def _outside_view(ending: Ending) -> str:
     if ending.killed and ending.by_us:
         return f"rank {ending.rank} didn't end within its time after SIGTERM, so it was killed"
+    if ending.stopped:
+        return f"rank {ending.rank} was stopped before it had begun"
     if ending.exit_code == -signal.SIGKILL:
         return f"rank {ending.rank} was killed from outside (SIGKILL); the usual reason is a lack of memory"
     if ending.exit_code < 0:
@@ -107,9 +110,12 @@ def _ever_smaller(whole: Termination) -> Iterator[Termination]:
     for first in range(1, len(whole.last_lines) + 1):
         yield whole.model_copy(update={"last_lines": whole.last_lines[first:]})
     bare = whole.model_copy(update={"last_lines": []})
-    excess = len(_json(bare)) - TERMINATION_BYTES + len("…".encode())
-    # A character is at least one byte of JSON, so this many fewer are enough, if the message has as many.
-    yield bare.model_copy(update={"message": whole.message[: max(0, len(whole.message) - excess)] + "…"})
+
+    def cut(length: int) -> Termination:
+        return bare.model_copy(update={"message": whole.message[:length] + "…"})
+
+    too_long = bisect_right(range(len(whole.message)), TERMINATION_BYTES, key=lambda length: len(_json(cut(length))))
+    yield cut(max(0, too_long - 1))
     for given_up in ({"progress": None}, {"progress": None, "checkpoint": None}):
         yield bare.model_copy(update={"message": whole.message[:200] + "…", **given_up})
     yield Termination(exit_code=whole.exit_code, cause=whole.cause, time=whole.time, rank=whole.rank)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.names import AGENT_PORT
 from trainyard_api.protocol import Termination

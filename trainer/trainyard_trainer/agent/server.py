@@ -7,11 +7,10 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
-
 from trainyard_api.model import explain_errors
 from trainyard_api.protocol import Assignment
 
-from .supervisor import Agent, Refused
+from .supervisor import Agent, RefusedError
 
 OPEN = ("/healthz", "/metrics")
 LONGEST_WAIT_SECONDS = 60.0
@@ -39,7 +38,7 @@ def application(agent: Agent, token: str, registry: CollectorRegistry) -> web.Ap
             agent.assign(Assignment.model_validate_json(await request.read()))
         except ValidationError as error:
             return _refuse(400, *explain_errors(error))
-        except Refused as error:
+        except RefusedError as error:
             return _refuse(409, str(error))
         return web.json_response(agent.board.state.wire())
 

@@ -19,7 +19,7 @@ FAILED_GROUP_SECONDS = 10
 """How long ranks may take to leave after one failed: they have nothing left to save, and may hang on the dead one."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An assignment that the agent doesn't take; str(e) says why."""
 
 
@@ -45,10 +45,10 @@ class Agent:
         if assignment == self._assignment:
             return
         if self._stop_requested or self.terminated.done():
-            raise Refused("this agent is stopping; give the place to another")
+            raise RefusedError("this agent is stopping; give the place to another")
         if self._assignment and assignment.attempt <= self._assignment.attempt:
             same = assignment.attempt == self._assignment.attempt
-            raise Refused(
+            raise RefusedError(
                 f"attempt {assignment.attempt} is {'assigned already, otherwise' if same else 'over'}; "
                 f"the current attempt is {self._assignment.attempt}"
             )

@@ -10,7 +10,6 @@ from datetime import datetime
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-
 from trainyard_api.status import CheckpointStatus, Progress
 
 from ..agent.board import Board

@@ -1,0 +1,193 @@
+"""How an agent ends: its exit code, its termination log, and that nothing of it is left."""
+
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from agents import DEADLINE, until_gone
+from conditions import eventually
+
+WAITS = "import time\nwhile not group.stopping(): time.sleep(0.01)\n"
+STOPS = WAITS + "from trainyard_trainer.errors import StopRequested\nraise StopRequested('saved step 3')"
+HANGS = "import time\ntime.sleep(1000)"
+
+
+def raising(error: str, message: str = "") -> str:
+    """A rank that fails with one of the trainer's errors."""
+    return f"from trainyard_trainer import errors\nraise errors.{error}({message!r})"
+
+
+ENDS = {
+    "a stage that is done ends with 0": ("group.report(resumed_step=0)", 0, "Done", ""),
+    "what would fail again ends with 10": (
+        raising("PermanentError", "data: no text in it; add some"),
+        10,
+        "PermanentError",
+        "data: no text in it; add some",
+    ),
+    "a full disk ends with 30": (
+        "import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))",
+        30,
+        "StorageError",
+        "storage failed: [Errno 28] No space left on device",
+    ),
+    "a peer that is gone ends with 30": (
+        "raise RuntimeError('[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4711')",
+        30,
+        "PeerLost",
+        "lost another rank: [../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4711",
+    ),
+    "a stop that the group agreed on ends with 20": (raising("StopRequested"), 20, "Stopped", ""),
+    "a mistake in the code ends with 1": ("1 / 0", 1, "Crashed", "ZeroDivisionError: division by zero"),
+    "an exit code of a library is passed on": (
+        "import os\nos._exit(77)",
+        77,
+        "Crashed",
+        "rank 0 ended with exit code 77",
+    ),
+    "a crash in native code shows its signal": (
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)",
+        139,
+        "Crashed",
+        "rank 0 was ended by SIGSEGV",
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "exit_code", "cause", "message"), ENDS.values(), ids=ENDS.keys())
+def test_the_way_a_rank_ends_is_the_way_its_agent_ends(agent, source, exit_code, cause, message):
+    agent.assign(source)
+    assert agent.end() == exit_code
+    said = agent.termination
+    assert (said.exit_code, said.cause, said.message) == (exit_code, cause, message)
+
+
+def test_a_rank_that_is_killed_takes_the_others_along_and_is_named_as_the_first_failure(agent):
+    source = f"print('rank', group.rank, 'runs')\ngroup.report(progress={{'step': 4, 'steps': 9}})\n{STOPS}"
+    agent.assign(source, ranks=2)
+    state = agent.when(lambda state: state.progress and "[rank 1] rank 1 runs" in agent.log.read_text())
+    os.kill(state.ranks[1].pid, signal.SIGKILL)
+    assert agent.end() == 137
+    said = agent.termination
+    assert (said.cause, said.rank, said.step, said.progress.step) == ("Killed", 1, 4, 4)
+    assert said.last_lines == ["rank 1 runs"]
+    until_gone([rank.pid for rank in state.ranks])
+
+
+def test_ranks_that_hang_on_a_dead_one_are_killed(agent):
+    agent.assign(f"group.report(resumed_step=0)\nif group.rank == 0: raise OSError(5, 'I/O error')\n{HANGS}", ranks=2)
+    pids = [rank.pid for rank in agent.state().ranks]
+    assert agent.end() == 30
+    assert agent.termination.rank == 0
+    until_gone(pids)
+
+
+def test_an_idle_agent_that_is_stopped_ends_with_20(agent):
+    agent.signal(signal.SIGTERM)
+    assert agent.end() == 20
+    assert agent.termination.cause == "Stopped"
+
+
+def test_sigterm_lets_ranks_save_and_ends_with_20(agent):
+    agent.assign(f"group.report(resumed_step=0)\n{STOPS}", ranks=2)
+    agent.when(lambda state: state.resumed_step == 0)
+    agent.signal(signal.SIGTERM)
+    assert agent.end() == 20
+    said = agent.termination
+    assert (said.exit_code, said.cause, said.message) == (20, "Stopped", "saved step 3")
+
+
+def test_sigterm_before_a_rank_has_begun_ends_with_20(agent):
+    agent.assign(STOPS)
+    agent.signal(signal.SIGTERM)
+    assert agent.end() == 20
+
+
+def test_a_stop_that_comes_after_the_last_step_is_still_done(agent):
+    agent.assign(f"group.report(resumed_step=0)\n{WAITS}")
+    agent.when(lambda state: state.resumed_step == 0)
+    agent.signal(signal.SIGTERM)
+    assert agent.end() == 0
+
+
+def test_a_stopping_agent_takes_no_assignment(agent):
+    agent.assign(f"group.report(resumed_step=0)\n{HANGS}")
+    agent.when(lambda state: state.resumed_step == 0)
+    agent.signal(signal.SIGTERM)
+    agent.when(lambda state: state.phase == "stopping")
+    assert agent.put(agent.assignment(STOPS, attempt=2))[0] == 409
+
+
+def test_ranks_that_dont_save_in_time_are_killed_before_the_grace_period_is_over(start_agent):
+    agent = start_agent(TRAINYARD_GRACE_SECONDS="6")
+    agent.assign(f"group.report(resumed_step=0)\n{HANGS}")
+    state = agent.when(lambda state: state.resumed_step == 0)
+    began = time.monotonic()
+    agent.signal(signal.SIGTERM)
+    assert agent.end() == 137
+    assert time.monotonic() - began < 5
+    assert agent.termination.cause == "Killed"
+    until_gone([state.ranks[0].pid])
+
+
+def test_ranks_die_with_an_agent_that_is_killed(agent):
+    agent.assign(f"group.report(resumed_step=0)\n{HANGS}", ranks=2)
+    pids = [rank.pid for rank in agent.when(lambda state: state.resumed_step == 0).ranks]
+    agent.signal(signal.SIGKILL)
+    until_gone(pids)
+
+
+def test_ranks_die_with_an_agent_that_is_killed_before_they_have_begun(agent):
+    agent.assign(HANGS)
+    pids = [rank.pid for rank in agent.state().ranks]
+    agent.signal(signal.SIGKILL)
+    until_gone(pids)
+
+
+def test_a_pending_long_poll_hears_of_the_end(agent):
+    agent.assign("group.report(resumed_step=0)\nimport time\ntime.sleep(0.5)")
+    state = agent.when(lambda state: state.phase in ("succeeded", "failed"))
+    assert (state.phase, state.termination.cause, state.ranks[0].exit_code) == ("succeeded", "Done", 0)
+    assert agent.end() == 0
+
+
+def test_the_termination_log_is_bounded_whatever_a_rank_says(agent):
+    agent.assign(f"for n in range(100): print(n, 'ü' * 500)\n{raising('PermanentError', 'é' * 10_000)}")
+    assert agent.end() == 10
+    assert agent.termination_log.stat().st_size <= 4096
+    assert agent.termination.message.startswith("é" * 1000)
+
+
+def test_last_lines_are_the_last_and_a_line_without_an_end_counts(agent):
+    agent.assign("import os\nfor n in range(100): print('line', n)\nprint('half a li', end='')\nos._exit(3)")
+    assert agent.end() == 3
+    assert agent.termination.last_lines[-3:] == ["line 98", "line 99", "half a li"]
+    assert "[rank 0] line 0\n" in agent.log.read_text()
+
+
+def test_a_grandchild_that_holds_the_pipes_keeps_nothing_waiting(agent):
+    agent.assign("import subprocess\nprint(subprocess.Popen(['sleep', '20'], close_fds=False).pid, flush=True)")
+    began = time.monotonic()
+    assert agent.end() == 0
+    assert time.monotonic() - began < 15
+    os.kill(int(agent.log.read_text().partition("[rank 0] ")[2].split()[0]), signal.SIGKILL)
+
+
+def test_orphans_are_reaped_as_by_any_process_1(start_agent):
+    PR_SET_CHILD_SUBREAPER = 36
+    agent = start_agent(before_exec=lambda: ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1))
+    agent.assign(
+        f"import subprocess\nsubprocess.run(['sh', '-c', 'sleep 0.1 &'])\ngroup.report(resumed_step=0)\n{WAITS}"
+    )
+    state = agent.when(lambda state: state.resumed_step == 0)
+    children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children")
+    rank = str(state.ranks[0].pid)
+    eventually(lambda: children.read_text().split() == [rank], DEADLINE, "only the rank is left", children.read_text)
+
+
+def test_a_missing_token_is_explained(start_agent, tmp_path):
+    with pytest.raises(AssertionError, match="TRAINYARD_TOKEN_FILE"):
+        start_agent(TRAINYARD_TOKEN_FILE=str(tmp_path / "nowhere"))
