@@ -87,9 +87,7 @@ class Observation:
     def group(self) -> dict[int, Pod]:
         """The pods of the current stage and attempt, by worker."""
         return {
-            pod.worker: pod
-            for pod in self.pods
-            if pod.stage == self.stage.name and pod.attempt == self.status.attempt
+            pod.worker: pod for pod in self.pods if pod.stage == self.stage.name and pod.attempt == self.status.attempt
         }
 
     @cached_property
@@ -176,4 +174,3 @@ def _read_termination(message: str) -> Termination | None:
 def later(*times: datetime | None) -> datetime | None:
     """The latest of the times that are known."""
     return max((time for time in times if time is not None), default=None)
-

@@ -22,9 +22,7 @@ def recovering(seen: Observation) -> Decision | None:
         return None
     disrupted = seen.status.recoveries[-1].cause in UNCOUNTED
     live = [pod for pod in seen.pods if pod.alive]
-    waited_for = [
-        pod for pod in live if pod.deleting is None or seen.seconds_since(pod.deleting) < LEFT_BEHIND_SECONDS
-    ]
+    waited_for = [pod for pod in live if pod.deleting is None or seen.seconds_since(pod.deleting) < LEFT_BEHIND_SECONDS]
     if waited_for:
         grace = None if disrupted else FAILED_GRACE_SECONDS
         deletes = tuple(DeletePod(pod.manifest, grace) for pod in waited_for if pod.deleting is None)

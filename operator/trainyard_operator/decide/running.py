@@ -29,7 +29,9 @@ def running(seen: Observation) -> Decision | None:
         progress=progress,
         checkpoint=agent.checkpoint or seen.status.checkpoint,
         recoveries=_clocked(seen, agent) if up else seen.status.recoveries,
-        workers=seen.status.workers.model_copy(update={"ready": sum(pod.phase == "Running" for pod in seen.group.values())}),
+        workers=seen.status.workers.model_copy(
+            update={"ready": sum(pod.phase == "Running" for pod in seen.group.values())}
+        ),
         waiting=None,
     )
     if status == seen.status:

@@ -60,7 +60,9 @@ def template_mistakes(spec: Spec) -> tuple[str, ...]:
 
 def _mistakes(path: str, template: dict[str, Any]) -> list[str]:
     found = [
-        f"{path}.{key}: unknown field; a template has metadata and spec" for key in template if key not in ("metadata", "spec")
+        f"{path}.{key}: unknown field; a template has metadata and spec"
+        for key in template
+        if key not in ("metadata", "spec")
     ]
     pod = template.get("spec", {})
     if not isinstance(pod, dict) or not isinstance(template.get("metadata", {}), dict):

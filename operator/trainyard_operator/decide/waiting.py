@@ -12,7 +12,7 @@ from .observation import Observation, Pod, format_time
 def waiting(seen: Observation) -> Decision | None:
     """Say why the group does not run yet."""
     pods = seen.group.values()
-    if all(pod.phase == "Running" and pod.ip or not pod.alive for pod in pods):
+    if all((pod.phase == "Running" and pod.ip) or not pod.alive for pod in pods):
         return None
     placed = all(pod.node for pod in pods)
     why = next((why for pod in pods if (why := _why(seen, pod))), None)
@@ -42,7 +42,10 @@ def _why(seen: Observation, pod: Pod) -> Waiting | None:
         if "persistentvolumeclaim" in pod.unschedulable:
             remedy = "create the claim that spec.storage.claimName names"
         return Waiting(
-            reason=Reason.WAITING_FOR_CAPACITY, message=f"{pod.unschedulable.rstrip('. ')}; {remedy}", object=name, since=since
+            reason=Reason.WAITING_FOR_CAPACITY,
+            message=f"{pod.unschedulable.rstrip('. ')}; {remedy}",
+            object=name,
+            since=since,
         )
     reason, message = pod.waiting
     if reason in UNPULLABLE:

@@ -112,5 +112,3 @@ def _is_running(pod: Manifest) -> bool:
 def _is_first(pod: Manifest, attempt: int) -> bool:
     labels = pod["metadata"]["labels"]
     return labels[LABEL_RANK] == "0" and labels[LABEL_ATTEMPT] == str(attempt) and _is_running(pod)
-
-

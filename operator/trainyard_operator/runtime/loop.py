@@ -67,7 +67,9 @@ class Loop:
                 look_again = await self._reconciler.reconcile(key)
         except (ConflictError, AgentError, TimeoutError) as error:
             wait = self._queue.retry(key)
-            log.info("pass cut short", extra={"run": "/".join(key), "why": str(error), "again_in_seconds": round(wait, 2)})
+            log.info(
+                "pass cut short", extra={"run": "/".join(key), "why": str(error), "again_in_seconds": round(wait, 2)}
+            )
             return "requeued"
         except Exception:
             wait = self._queue.retry(key)
