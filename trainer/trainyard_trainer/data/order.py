@@ -2,7 +2,7 @@
 
 Each epoch is a permutation of all samples, drawn by a Feistel network (Luby & Rackoff 1988) on the smallest even number
 of bits that holds the sample count; values past the count walk on along their cycle until they fall below it (Black &
-Rogaway 2002), fewer than 4 rounds on average. Resuming is therefore arithmetic: position = step × globalBatch, on any
+Rogaway 2002), under 4 steps on average. Resuming is therefore arithmetic: position = step × globalBatch, on any
 world size, and nothing is skipped or seen twice. Eight rounds: 0.4 µs a sample in vectors of 1,000.
 """
 

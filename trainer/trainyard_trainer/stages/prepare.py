@@ -29,7 +29,7 @@ from ..errors import PermanentError, RetryableError, StopRequested
 from ..group import Group, path_of
 
 _BATCH_BYTES = 4 * 2**20
-"""Text that is tokenised at once: enough for all cores, while the tokens of 4 MiB as Python objects take 100 MB."""
+"""Text that is tokenised at once: enough for all cores, while encodings take some 100 bytes a token, 100 MB in all."""
 _REPORT_SECONDS = 1.0
 
 
@@ -138,7 +138,8 @@ class _Progress:
             self._next = time.monotonic() + _REPORT_SECONDS
 
     def noting(self, message: str, texts: Iterator[str]) -> Iterator[str]:
-        """The texts, with a note for each."""
+        """The texts, with a note for each; the first is told in any case, for training goes on when all are read."""
+        self._next = 0.0
         for text in texts:
             self.note(message)
             yield text
