@@ -5,7 +5,6 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
-from functools import reduce
 from typing import Any
 
 from trainyard_api.crd import COLUMNS
@@ -67,11 +66,14 @@ def render(runs: list[Manifest], output: str | None, now: datetime) -> str:
         cells = [_cell(run, kind, path, now) for _, kind, path in columns]
         rows.append([run["metadata"]["name"], *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("   ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _cell(run: Manifest, kind: str, path: str, now: datetime) -> str:
-    value: Any = reduce(lambda at, key: (at or {}).get(key), path.strip(".").split("."), run)
+    value: Any = run
+    for key in path.strip(".").split("."):
+        value = (value or {}).get(key)
     if value is None:
         return ""
     if kind == "date":

@@ -5,13 +5,12 @@ import logging
 from datetime import UTC, datetime
 
 from trainyard_api.names import LABEL_ATTEMPT
-from trainyard_api.protocol import Termination
 from trainyard_api.status import Phase, Reason, Status
 
 from ..cluster.home import Home
 from ..cluster.local import LocalCluster
 from ..cluster.protocol import Manifest
-from ..decide.observation import Settings, read_pod
+from ..decide.observation import Pod, Settings, read_pod
 from ..observe.logs import JsonLines
 from ..observe.metrics import Metrics
 from ..runtime.agents import Agents
@@ -79,23 +78,22 @@ class LocalRun:
             self.task.cancel()
             await asyncio.wait({self.task})
         await self._agents.close()
-        said = [read_pod(pod, 0).termination for pod in await self._cluster.close(grace_seconds)]
-        await self._rest([each for each in said if each])
+        await self._rest([read_pod(pod, 0) for pod in await self._cluster.close(grace_seconds)])
 
-    async def _rest(self, said: list[Termination]) -> None:
+    async def _rest(self, ended: list[Pod]) -> None:
         """Leave a status that is true of a run nobody drives, unless it has ended."""
         run, status = self.store.run(self.key), self.status()
         if run is None or status.phase in (Phase.SUCCEEDED, Phase.FAILED):
             return
-        first = next((each for each in said if each.checkpoint or each.progress), None)
-        checkpoint = (first.checkpoint if first else None) or status.checkpoint
+        of_rank_0 = [pod.termination for pod in ended if (pod.worker, pod.attempt) == (0, status.attempt)]
+        said = of_rank_0[0] if of_rank_0 else None
         update = {
             "phase": Phase.PENDING,
             "reason": Reason.STAGE_PENDING,
             "message": "stopped; `trainyard run` with the same file resumes it",
             "workers": status.workers.model_copy(update={"ready": 0}),
-            "progress": (first.progress if first else None) or status.progress,
-            "checkpoint": checkpoint,
+            "progress": (said.progress if said else None) or status.progress,
+            "checkpoint": (said.checkpoint if said else None) or status.checkpoint,
             "waiting": None,
         }
         await self._cluster.write_status(run, status.model_copy(update=update).wire())

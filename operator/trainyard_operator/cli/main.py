@@ -35,12 +35,12 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
         return each
 
     def how_to_run(each: argparse.ArgumentParser) -> None:
-        each.add_argument("--fresh", action="store_true", help="discard an earlier run of that name and its artifacts")
         each.add_argument("--plain", action="store_true", help="a line for each change instead of a live table")
         each.add_argument("--metrics-port", type=int, metavar="PORT", help="serve /metrics on 127.0.0.1:PORT")
 
     run = verb("run", "run:run_command", "Run a TrainingRun on this machine; again, to resume it.")
     run.add_argument("file", type=Path, help="YAML file of the TrainingRun")
+    run.add_argument("--fresh", action="store_true", help="discard an earlier run of that name and its artifacts")
     how_to_run(run)
 
     get = verb("get", "get:get_command", "Show runs.")

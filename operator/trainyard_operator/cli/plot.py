@@ -8,6 +8,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trainyard_api.run import TrainingRun
 
@@ -89,11 +90,17 @@ def draw(curve: Curve, title: str, file: Path) -> None:
     if held := sorted(curve.held_out):
         axes.plot(held, [curve.held_out[step] for step in held], "o-", markersize=4, label="held-out loss")
     for number, step in enumerate(curve.resumed):
-        label = "resumed after a recovery" if number == 0 else None
+        label = "resumed from a checkpoint" if number == 0 else None
         axes.axvline(step, color="tab:red", linestyle="--", linewidth=1, label=label)
     tokens_a_step = curve.tokens[steps[-1]] / steps[-1]
-    above = axes.secondary_xaxis("top", functions=(lambda x: x * tokens_a_step, lambda x: x / tokens_a_step))
-    above.set_xlabel("tokens")
+
+    def to_tokens(step: Any) -> Any:
+        return step * tokens_a_step
+
+    def to_steps(tokens: Any) -> Any:
+        return tokens / tokens_a_step
+
+    axes.secondary_xaxis("top", functions=(to_tokens, to_steps)).set_xlabel("tokens")
     axes.set(title=title, xlabel="step", ylabel="loss, nats a token")
     axes.grid(alpha=0.3)
     axes.legend()
