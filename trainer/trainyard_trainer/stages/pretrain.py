@@ -7,6 +7,7 @@ the bit, as one that never was.
 
 import hashlib
 import math
+import shutil
 
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PretrainStage
@@ -83,6 +84,7 @@ def pretrain(group: Group) -> Artifact | None:
     processes.leave()
     if group.rank:
         return None
+    shutil.copytree(data / "tokenizer", group.output / "tokenizer", dirs_exist_ok=True)
     checkpoint = f"checkpoints/{folder_name(stage.steps)}"
     return write_artifact(
         group,
@@ -92,13 +94,8 @@ def pretrain(group: Group) -> Artifact | None:
             "tokens": stage.steps * stage.global_batch * stage.sequence_length,
             "parameters": sum(map(math.prod, engine.parameter_shapes.values())),
         },
-        files=[checkpoint],
-        details={
-            "checkpoint": checkpoint,
-            "model": config.to_dict(),
-            "tokenizer": str(data / "tokenizer"),
-            "data": str(data),
-        },
+        files=[checkpoint, "tokenizer"],
+        details={"checkpoint": checkpoint, "model": config.to_dict(), "tokenizer": "tokenizer"},
     )
 
 
