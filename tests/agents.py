@@ -37,8 +37,10 @@ addresses = (f"127.{64 + os.getpid() % 64}.{n // 250}.{n % 250 + 1}" for n in it
 class AgentUnderTest:
     """An agent's process, and the HTTP client that an operator would be."""
 
-    def __init__(self, folder: Path, variables: dict[str, str], before_exec: Callable[[], None] | None) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, storage: Path, variables: dict[str, str], before_exec: Callable[[], None] | None
+    ) -> None:
+        self.storage = storage
         self.address = next(addresses)
         self.termination_log = folder / "termination-log"
         modules = folder / "modules"
@@ -111,7 +113,7 @@ class AgentUnderTest:
         self, source: str = "", *, attempt: int = 1, ranks: int = 1, workers: int = 1, worker: int = 0, **job: Any
     ) -> Assignment:
         """A place in a group whose ranks run `source`; fields of `Job` to have a real stage instead."""
-        output = f"file://{self.folder}/storage/team/tiny/base"
+        output = f"file://{self.storage}/team/tiny/base"
         fields = {"kind": "export", "settings": {"source": source}, "inputs": {}, "output_uri": output} | job
         return Assignment(
             attempt=attempt,
@@ -126,7 +128,7 @@ class AgentUnderTest:
                 run_uid="1-2-3",
                 stage="base",
                 seed=0,
-                storage_uri=f"file://{self.folder}/storage",
+                storage_uri=f"file://{self.storage}",
                 **fields,
             ),
         )

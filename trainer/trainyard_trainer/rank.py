@@ -17,7 +17,7 @@ from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import Termination
 
 from .artifacts import finished_artifact
-from .errors import from_exception
+from .errors import PermanentError, from_exception
 from .group import Group, stop_on_sigterm
 
 CRASHED = 1
@@ -38,13 +38,22 @@ def main() -> NoReturn:
 def run(group: Group) -> int:
     """Run the group's stage, report why it failed if it does, and return the exit code."""
     try:
-        group.output.mkdir(parents=True, exist_ok=True)
+        make_output(group)
         if not finished_artifact(group):
             stage = importlib.import_module(f".stages.{group.job.kind}", __package__)
             getattr(stage, group.job.kind)(group)
     except BaseException as error:  # anything at all must become an exit code and a reason
         return fail(group, error)
     return ExitCode.DONE
+
+
+def make_output(group: Group) -> None:
+    """The stage's folder, which is the first thing written to storage, so that a storage of no use is found here."""
+    try:
+        group.output.mkdir(parents=True, exist_ok=True)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        remedy = f"name storage that the trainer's user ({os.geteuid()}) can write to"
+        raise PermanentError(f"spec.storage.uri: {group.job.storage_uri}: {error}; {remedy}") from None
 
 
 def fail(group: Group, error: BaseException) -> int:

@@ -16,7 +16,7 @@ def start_agent(tmp_path: Path) -> Iterator[StartAgent]:
     agents: list[AgentUnderTest] = []
 
     def start(before_exec: Callable[[], None] | None = None, **variables: str) -> AgentUnderTest:
-        agents.append(AgentUnderTest(tmp_path / f"agent-{len(agents)}", variables, before_exec))
+        agents.append(AgentUnderTest(tmp_path / f"agent-{len(agents)}", tmp_path / "storage", variables, before_exec))
         return agents[-1].ready()
 
     yield start
