@@ -24,9 +24,8 @@ class Shard(_Part):
 
 
 class Cursor(_Part):
-    """Where in the data training stands: `step` global batches of the order that the rest defines are done."""
+    """What defines the order of data. `Manifest.step` global batches of it are done: that is the whole data cursor."""
 
-    step: int
     seed: int
     global_batch: int
     sequence_length: int
@@ -50,7 +49,7 @@ class Manifest(_Part):
     shards: list[Shard]
 
 
-class BadCheckpoint(Exception):
+class BadCheckpointError(Exception):
     """A checkpoint that can't be trusted; str(e) says what is wrong with it."""
 
 
@@ -61,28 +60,28 @@ def write_shard(path: Path, content: bytes) -> Shard:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint, or BadCheckpoint."""
+    """The manifest of a checkpoint, or BadCheckpointError."""
     try:
         return Manifest.model_validate(json.loads((folder / MANIFEST).read_bytes()))
     except FileNotFoundError:
-        raise BadCheckpoint(f"{MANIFEST} is missing") from None
+        raise BadCheckpointError(f"{MANIFEST} is missing") from None
     except (ValueError, ValidationError) as error:
-        raise BadCheckpoint(f"{MANIFEST} is damaged: {str(error).splitlines()[0]}") from None
+        raise BadCheckpointError(f"{MANIFEST} is damaged: {str(error).splitlines()[0]}") from None
 
 
 def verify_shards(folder: Path, shards: list[Shard]) -> None:
-    """BadCheckpoint unless each shard holds, to the last byte, what was written."""
+    """BadCheckpointError unless each shard holds, to the last byte, what was written."""
     for shard in shards:
         try:
             with open(folder / shard.file, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 size = file.tell()
         except FileNotFoundError:
-            raise BadCheckpoint(f"{shard.file} is missing") from None
+            raise BadCheckpointError(f"{shard.file} is missing") from None
         if size != shard.bytes:
-            raise BadCheckpoint(f"{shard.file} has {size} bytes where {shard.bytes} were written")
+            raise BadCheckpointError(f"{shard.file} has {size} bytes where {shard.bytes} were written")
         if digest != shard.sha256:
-            raise BadCheckpoint(f"{shard.file} has other content than was written (SHA-256 differs)")
+            raise BadCheckpointError(f"{shard.file} has other content than was written (SHA-256 differs)")
 
 
 def write_synced(path: Path, content: bytes) -> None:

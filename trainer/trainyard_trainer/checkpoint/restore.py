@@ -18,24 +18,31 @@ from ..group import Group
 from .manifest import Cursor, Manifest
 from .tensors import Shards
 
+_CURSOR_FIELDS = {
+    "seed": "seed",
+    "global_batch": "pretrain.globalBatch",
+    "sequence_length": "pretrain.sequenceLength",
+    "data_digest": "pretrain.data",
+}
 
-def refuse_other_cursor(manifest: Manifest, cursor: Cursor) -> None:
-    """PermanentError if going on would mean another order of data than the checkpoint was trained on."""
-    fields = {"seed": "seed", "global_batch": "pretrain.globalBatch", "sequence_length": "pretrain.sequenceLength",
-              "data_digest": "pretrain.data"}  # fmt: skip
-    for field, name in fields.items():
+
+def refuse_other_training(manifest: Manifest, cursor: Cursor, steps: int) -> None:
+    """PermanentError if going on would mean another order of data than before, or if more steps are done than asked for."""
+    for field, name in _CURSOR_FIELDS.items():
         was, now = getattr(manifest.cursor, field), getattr(cursor, field)
         if was != now:
             raise PermanentError(
                 f"{name}: the checkpoint of step {manifest.step} was trained with {was}, not {now}; set it back, or give "
                 "the run another name to train from the start"
             )
+    if manifest.step > steps:
+        raise PermanentError(f"pretrain.steps: {steps}, but the checkpoint has {manifest.step} done; raise it")
 
 
 def load_weights(model: nn.Module, manifest: Manifest, folder: Path) -> None:
     """Fill a plain model with the fp32 weights of a checkpoint."""
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    for name, shape in (shapes | manifest.parameters).items():
+    for name in shapes | manifest.parameters:
         if shapes.get(name) != manifest.parameters.get(name):
             raise PermanentError(
                 f"pretrain.model.config: {name} is {shapes.get(name)} here and {manifest.parameters.get(name)} in the "

@@ -30,7 +30,7 @@ from ..errors import PermanentError, RetryableError
 from ..group import Group
 from .manifest import (
     MANIFEST,
-    BadCheckpoint,
+    BadCheckpointError,
     Cursor,
     Manifest,
     Shard,
@@ -101,7 +101,7 @@ class Checkpoints:
         try:
             manifest = read_manifest(folder)
             verify_shards(folder, manifest.shards[self.group.rank :: self.group.world_size])
-        except BadCheckpoint as error:
+        except BadCheckpointError as error:
             return None, str(error)
         return manifest, ""
 
@@ -122,7 +122,9 @@ class Checkpoints:
         sync_folder(temporary)
         with self._fence() as highest:
             if highest > self.group.attempt:
-                raise RetryableError(f"attempt {highest} has begun; attempt {self.group.attempt} saves nothing any more")
+                raise RetryableError(
+                    f"attempt {highest} has begun; attempt {self.group.attempt} saves nothing any more"
+                )
             if final.exists():  # of an older attempt, which went on after this one had looked
                 _remove(final)
             temporary.rename(final)

@@ -1,8 +1,8 @@
 """A rank's shard of a checkpoint: its fragments and random streams in one safetensors file.
 
-    master/<parameter>, exp_avg/<parameter>, exp_avg_sq/<parameter>    flat fp32, the elements from `starts` on
-    stream/<name>                                                      this rank's random streams
-    metadata: starts                                                   JSON, parameter → first element of the fragment
+master/<parameter>, exp_avg/<parameter>, exp_avg_sq/<parameter>    flat fp32, the elements from `starts` on
+stream/<name>                                                      this rank's random streams
+metadata: starts                                                   JSON, parameter → first element of the fragment
 """
 
 import json
@@ -55,4 +55,8 @@ class Shards:
     def streams(self, rank: int) -> dict[str, Tensor]:
         """The random streams of the rank that wrote shard `rank`."""
         file = self._files[rank]
-        return {key.removeprefix("stream/"): file.get_tensor(key) for key in file.keys() if key.startswith("stream/")}
+        return {
+            key.removeprefix("stream/"): file.get_tensor(key)
+            for key in sorted(file.keys())
+            if key.startswith("stream/")
+        }

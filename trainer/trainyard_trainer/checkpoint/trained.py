@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from ..artifacts import read_artifact
 from ..errors import PermanentError
 from ..models.build import build_model, load_config
-from .manifest import BadCheckpoint, read_manifest, verify_shards
+from .manifest import BadCheckpointError, read_manifest, verify_shards
 from .restore import load_weights
 
 
@@ -35,7 +35,7 @@ def load_trained(folder: Path) -> TrainedModel:
     try:
         manifest = read_manifest(checkpoint)
         verify_shards(checkpoint, manifest.shards)
-    except BadCheckpoint as error:
+    except BadCheckpointError as error:
         raise PermanentError(f"{checkpoint}: {error}; train the model again, or restore the folder") from None
     model = build_model(load_config(details["model"]), seed=0)
     load_weights(model, manifest, checkpoint)

@@ -32,7 +32,9 @@ def deepspeed_configuration(stage: PretrainStage, accumulation: int) -> dict[str
         )
     for offload in ("offload_optimizer", "offload_param"):
         if (zero.get(offload) or {}).get("device") == "nvme":
-            raise PermanentError(f"pretrain.deepspeed.zero_optimization.{offload}.device: nvme is not supported; use cpu")
+            raise PermanentError(
+                f"pretrain.deepspeed.zero_optimization.{offload}.device: nvme is not supported; use cpu"
+            )
     return {
         "steps_per_print": _NO_PRINTS,
         "zero_force_ds_cpu_optimizer": False,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 from trainyard_api.stages import OptimizerSettings, PretrainStage
 
@@ -82,7 +82,7 @@ class Engine:
     def _loss(self, tokens_BT: Tensor, reduction: str) -> Tensor:
         tokens_BT = tokens_BT.to(self.device)
         logits_BTV = self._deepspeed(input_ids=tokens_BT[:, :-1], use_cache=False).logits
-        return F.cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction=reduction)
+        return cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction=reduction)
 
 
 def _adamw(model: nn.Module, settings: OptimizerSettings) -> AdamW:
@@ -107,7 +107,7 @@ def _initialize(model: nn.Module, adamw: AdamW, configuration: dict[str, Any]) -
     import deepspeed.ops
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of calls that are DeepSpeed's
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls
     # An all-reduce through shared memory that DeepSpeed compiles when its backend starts, on CPU. Gloo does it as well,
     # and no C++ compiler belongs into an image. This table is where it asks whether it may.
     deepspeed.ops.__compatible_ops__ = {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from ..data.shards import TokenShards
@@ -58,7 +58,9 @@ def losses(
 ) -> Iterator[tuple[float, int]]:
     """(nats, tokens) for each batch of the windows `mine`."""
     for first in range(0, len(mine), micro_batch):
-        inputs_BT, targets_BT, counts_BT = (each.to(device) for each in windows.batch(mine[first : first + micro_batch]))
+        inputs_BT, targets_BT, counts_BT = (
+            each.to(device) for each in windows.batch(mine[first : first + micro_batch])
+        )
         logits_BTV = model(input_ids=inputs_BT, use_cache=False).logits
-        loss_BT = F.cross_entropy(logits_BTV.float().transpose(1, 2), targets_BT, reduction="none")
+        loss_BT = cross_entropy(logits_BTV.float().transpose(1, 2), targets_BT, reduction="none")
         yield loss_BT[counts_BT].double().sum().item(), int(counts_BT.sum())

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
 from trainyard_api.stages import MODEL_OWNED, ModelSettings
+from transformers import PretrainedConfig, PreTrainedModel
 
 from ..errors import PermanentError
 

@@ -59,7 +59,12 @@ def evaluate(group: Group) -> Artifact | None:
         ),
         "zlib_bits_per_byte": zlib_bits_per_byte(held_out, token_bytes(data / "tokenizer")),
     }
-    method = {"windows": "sliding", "length": windows.length, "stride": windows.stride, "documents": held_out.num_documents}
+    method = {
+        "windows": "sliding",
+        "length": windows.length,
+        "stride": windows.stride,
+        "documents": held_out.num_documents,
+    }
     samples = write_samples(trained, stage.samples, group.job.seed) if stage.samples else []
     report = {**metrics, "method": method, "samples": samples}
     replace_file(group.output / "report.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
@@ -73,7 +78,9 @@ def _refuse_mismatch(stage: EvaluateStage, trained: TrainedModel, group: Group) 
             f"model was trained with; use {trained.sequence_length} or less"
         )
     if not same_tokenizer(trained.tokenizer, group.inputs["data"] / "tokenizer"):
-        raise PermanentError("evaluate.data: has other tokens than the model was trained on; name the data of its pretrain")
+        raise PermanentError(
+            "evaluate.data: has other tokens than the model was trained on; name the data of its pretrain"
+        )
 
 
 def _report(group: Group, step: int, steps: int, message: str) -> None:

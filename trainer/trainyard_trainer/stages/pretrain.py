@@ -8,13 +8,16 @@ the bit, as one that never was.
 import hashlib
 import math
 import shutil
+from pathlib import Path
 
+import torch
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PretrainStage
+from transformers import PretrainedConfig
 
 from ..artifacts import ARTIFACT, read_artifact, write_artifact
-from ..checkpoint.manifest import Cursor
-from ..checkpoint.restore import load_state, load_weights, refuse_other_cursor
+from ..checkpoint.manifest import Cursor, Manifest
+from ..checkpoint.restore import load_state, load_weights, refuse_other_training
 from ..checkpoint.store import Checkpoints, folder_name
 from ..data.shards import TokenShards
 from ..engine import processes
@@ -30,36 +33,29 @@ from .progress import TrainingProgress
 
 def pretrain(group: Group) -> Artifact | None:
     """Train to the last step, resuming from the newest good checkpoint. The artifact is rank 0's."""
-    stage = group.settings(PretrainStage)
     device = processes.join(group)
+    artifact = train(group, device)
+    processes.leave()
+    return artifact
 
+
+def train(group: Group, device: torch.device) -> Artifact | None:
+    """The whole stage, for ranks that are connected."""
+    stage = group.settings(PretrainStage)
     data = group.inputs["data"]
-    prepared = read_artifact(data, "prepare")["details"]
     batches = Batches(TokenShards(data / "train"), stage, group)
     held_out = HeldOut(TokenShards(data / "held-out"), stage, group)
-
-    config = model_config(
-        stage.model,
-        vocab_size=prepared["vocab_size"],
-        end_of_text=prepared["eot_id"],
+    config = _configuration(stage, data)
+    cursor = Cursor(
+        seed=group.job.seed,
+        global_batch=stage.global_batch,
         sequence_length=stage.sequence_length,
+        data_digest=hashlib.sha256((data / ARTIFACT).read_bytes()).hexdigest(),
     )
-    model = build_model(config, group.job.seed)
     checkpoints = Checkpoints(group, stage.checkpoint.keep)
-    newest = checkpoints.newest()
-    start = 0
-    if newest:
-        refuse_other_cursor(newest[0], _cursor(newest[0].step, stage, group))
-        load_weights(model, *newest)
-        start = newest[0].step
-    engine = Engine(model, stage, batches.accumulation, device)
-    if newest:
-        load_state(engine, *newest, group)
-    else:
-        seed_streams(group.job.seed, 0, group.rank)
+    engine, start = _begin(stage, config, batches.accumulation, checkpoints.newest(), cursor, group, device)
     progress = TrainingProgress(stage, group)
-    if group.rank == 0:
-        group.report(resumed_step=start)
+    progress.resumed(start)
 
     for step in range(start + 1, stage.steps + 1):
         progress.start_clock()
@@ -72,8 +68,7 @@ def pretrain(group: Group) -> Artifact | None:
 
         last = step == stage.steps
         if step % stage.checkpoint.every_steps == 0 or stopping or last:
-            saved = checkpoints.save(step, engine, _cursor(step, stage, group))
-            progress.saved(saved)
+            progress.saved(checkpoints.save(step, engine, cursor))
         if stopping and not last:
             raise StopRequested(f"checkpoint of step {step} is committed")
         if step % stage.validation.every_steps == 0 and not last:
@@ -81,31 +76,58 @@ def pretrain(group: Group) -> Artifact | None:
 
     final_loss = held_out.loss(engine)
     progress.held_out(stage.steps, final_loss)
-    processes.leave()
-    if group.rank:
-        return None
-    shutil.copytree(data / "tokenizer", group.output / "tokenizer", dirs_exist_ok=True)
+    return _finish(stage, config, engine, final_loss, group) if group.rank == 0 else None
+
+
+def _configuration(stage: PretrainStage, data: Path) -> PretrainedConfig:
+    prepared = read_artifact(data, "prepare")["details"]
+    return model_config(
+        stage.model,
+        vocab_size=prepared["vocab_size"],
+        end_of_text=prepared["eot_id"],
+        sequence_length=stage.sequence_length,
+    )
+
+
+def _begin(
+    stage: PretrainStage,
+    config: PretrainedConfig,
+    accumulation: int,
+    newest: tuple[Manifest, Path] | None,
+    cursor: Cursor,
+    group: Group,
+    device: torch.device,
+) -> tuple[Engine, int]:
+    """The engine, and how many steps it has done: as the newest checkpoint says, or new from the seed."""
+    model = build_model(config, group.job.seed)
+    if not newest:
+        engine = Engine(model, stage, accumulation, device)
+        seed_streams(group.job.seed, 0, group.rank)
+        return engine, 0
+    manifest, folder = newest
+    refuse_other_training(manifest, cursor, stage.steps)
+    load_weights(model, manifest, folder)
+    engine = Engine(model, stage, accumulation, device)
+    load_state(engine, manifest, folder, group)
+    return engine, manifest.step
+
+
+def _finish(
+    stage: PretrainStage, config: PretrainedConfig, engine: Engine, held_out_loss: float, group: Group
+) -> Artifact:
+    """The artifact: the last checkpoint, and what is needed to use it."""
+    shutil.copytree(group.inputs["data"] / "tokenizer", group.output / "tokenizer", dirs_exist_ok=True)
     checkpoint = f"checkpoints/{folder_name(stage.steps)}"
     return write_artifact(
         group,
         metrics={
-            "held_out_loss": final_loss,
+            "held_out_loss": held_out_loss,
             "steps": stage.steps,
             "tokens": stage.steps * stage.global_batch * stage.sequence_length,
             "parameters": sum(map(math.prod, engine.parameter_shapes.values())),
         },
         files=[checkpoint, "tokenizer"],
         details={"checkpoint": checkpoint, "model": config.to_dict(), "tokenizer": "tokenizer"},
-    )
-
-
-def _cursor(step: int, stage: PretrainStage, group: Group) -> Cursor:
-    return Cursor(
-        step=step,
-        seed=group.job.seed,
-        global_batch=stage.global_batch,
-        sequence_length=stage.sequence_length,
-        data_digest=hashlib.sha256((group.inputs["data"] / ARTIFACT).read_bytes()).hexdigest(),
     )
 
 

@@ -21,9 +21,14 @@ class TrainingProgress:
     def __init__(self, stage: PretrainStage, group: Group) -> None:
         self.stage, self.group = stage, group
         self._last: dict[str, float | int] = {"steps": stage.steps}
-        self._file = open(group.output / "metrics.jsonl", "a") if group.rank == 0 else None
+        self._path = group.output / "metrics.jsonl" if group.rank == 0 else None
         self._clock = time.monotonic()
         self._seconds_a_step = 0.0
+
+    def resumed(self, step: int) -> None:
+        """Report the step that this attempt starts from."""
+        if self._path:
+            self.group.report(resumed_step=step)
 
     def start_clock(self) -> None:
         """A step begins here; what came before (saving, validating) isn't its time."""
@@ -50,16 +55,16 @@ class TrainingProgress:
 
     def saved(self, checkpoint: CheckpointStatus) -> None:
         """Report a checkpoint that is committed."""
-        if self._file:
+        if self._path:
             self.group.report(checkpoint=checkpoint)
 
     def _record(self, step: int, **values: float | int) -> None:
-        if not self._file:
+        if not self._path:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"time": now, "attempt": self.group.attempt, "step": step, **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with open(self._path, "a") as file:
+            file.write(json.dumps(line) + "\n")
         self._last |= values | {"step": step}
         eta = round((self.stage.steps - step) * self._seconds_a_step, 1)
         self.group.report(progress=Progress(**self._last, eta_seconds=eta, heartbeat_time=now))

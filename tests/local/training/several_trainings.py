@@ -1,0 +1,30 @@
+"""A rank that trains one model after another: starting processes costs more than training a tiny model.
+
+argv[1] is JSON, a list of {name, settings, fork?: {name, step}}: `fork` begins from another training's checkpoint.
+"""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import replace
+
+import torch.distributed
+from trainyard_trainer.engine import processes
+from trainyard_trainer.group import Group
+from trainyard_trainer.stages.pretrain import train
+
+group = Group.from_environment()
+device = processes.join(group)
+for training in json.loads(sys.argv[1]):
+    output = group.output / training["name"]
+    if group.rank == 0:
+        output.mkdir()
+        if fork := training.get("fork"):
+            checkpoint = f"checkpoints/step-{fork['step']:08}"
+            shutil.copytree(group.output / fork["name"] / checkpoint, output / checkpoint)
+    torch.distributed.barrier()
+    job = group.job.model_copy(update={"settings": training["settings"], "output_uri": f"file://{output}"})
+    train(replace(group, job=job, output=output), device)
+    torch.distributed.barrier()
+os._exit(0)

@@ -1,0 +1,100 @@
+"""However a global batch is cut and wherever the state lies, training is the same: losses agree to 1e-6 in fp32."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import TINY, Ranks, a_job, held_out_losses, losses, metric_lines, shard_digests
+
+SCRIPT = str(Path(__file__).with_name("several_trainings.py"))
+
+
+def of(zero: int, micro_batch: int = 2, **zero_settings: Any) -> dict[str, Any]:
+    return TINY | {
+        "microBatch": micro_batch,
+        "deepspeed": {"zero_optimization": {"stage": zero, **zero_settings}},
+    }
+
+
+TWO_RANKS: dict[str, dict[str, Any]] = {
+    "zero 0, accumulating 2": {"settings": of(0)},
+    "zero 0, accumulating 4": {"settings": of(0, micro_batch=1)},
+    "zero 1, accumulating 2": {"settings": of(1)},
+    "zero 2, accumulating 2": {"settings": of(2)},
+    "zero 2, accumulating 1": {"settings": of(2, micro_batch=4)},
+    "zero 3, accumulating 2": {"settings": of(3)},
+    "zero 3, every parameter partitioned": {"settings": of(3, stage3_param_persistence_threshold=0)},
+    "from zero 0 to 2": {"settings": of(2), "fork": {"name": "zero 0, accumulating 2", "step": 2}},
+    "from zero 2 to 3": {"settings": of(3), "fork": {"name": "zero 2, accumulating 2", "step": 2}},
+    "from zero 3 to 1": {
+        "settings": of(1),
+        "fork": {"name": "zero 3, every parameter partitioned", "step": 2},
+    },
+    "from zero 3 to 3": {"settings": of(3), "fork": {"name": "zero 3, accumulating 2", "step": 2}},
+    "from zero 1 to 1": {"settings": of(1), "fork": {"name": "zero 1, accumulating 2", "step": 2}},
+    "from zero 0 to 0": {"settings": of(0), "fork": {"name": "zero 0, accumulating 2", "step": 2}},
+    "bf16 on zero 2": {
+        "settings": of(2) | {"deepspeed": {"bf16": {"enabled": True}, "zero_optimization": {"stage": 2}}}
+    },
+}
+ONE_RANK: dict[str, dict[str, Any]] = {
+    "one rank, zero 0": {"settings": of(0, micro_batch=8)},
+    "one rank, zero 2": {"settings": of(2)},
+    "from two ranks to one": {"settings": of(2), "fork": {"name": "zero 2, accumulating 2", "step": 2}},
+    "from two ranks to one, zero 3": {"settings": of(3), "fork": {"name": "zero 3, accumulating 2", "step": 2}},
+}
+REFERENCE = "one rank, zero 0"
+IN_FP32 = [name for name in TWO_RANKS | ONE_RANK if name not in (REFERENCE, "bf16 on zero 2")]
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a folder for each training."""
+    output = tmp_path_factory.mktemp("trained")
+    job = a_job("pretrain", output, TINY, {"data": corpus})
+    for world_size, trainings in ((2, TWO_RANKS), (1, ONE_RANK)):
+        todo = json.dumps([{"name": name, **training} for name, training in trainings.items()])
+        Ranks(job, world_size, attempt=world_size, script=(SCRIPT, todo)).succeed()
+    return output
+
+
+@pytest.mark.parametrize("name", IN_FP32)
+def test_losses_agree(trained: Path, name: str) -> None:
+    reference, got = losses(trained / REFERENCE), losses(trained / name)
+    assert got == pytest.approx({step: reference[step] for step in got}, abs=1e-6)
+    assert held_out_losses(trained / name)[4] == pytest.approx(held_out_losses(trained / REFERENCE)[4], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", IN_FP32)
+def test_gradient_norms_agree(trained: Path, name: str) -> None:
+    reference = {line["step"]: line["grad_norm"] for line in metric_lines(trained / REFERENCE) if "loss" in line}
+    for line in metric_lines(trained / name):
+        if "loss" in line:
+            assert line["grad_norm"] == pytest.approx(reference[line["step"]], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("resumed", "undisturbed"),
+    [
+        ("from zero 0 to 0", "zero 0, accumulating 2"),
+        ("from zero 1 to 1", "zero 1, accumulating 2"),
+        ("from zero 3 to 3", "zero 3, accumulating 2"),
+    ],
+)
+def test_resuming_in_the_same_layout_is_equal_to_the_bit(trained: Path, resumed: str, undisturbed: str) -> None:
+    assert shard_digests(trained / resumed, 4) == shard_digests(trained / undisturbed, 4)
+
+
+def test_an_untrained_model_is_as_wrong_as_chance(trained: Path) -> None:
+    assert losses(trained / REFERENCE)[1] == pytest.approx(math.log(300), abs=0.05)
+
+
+def test_training_learns(trained: Path) -> None:
+    got = losses(trained / REFERENCE)
+    assert got[4] < got[1]
+
+
+def test_bf16_stays_near_fp32(trained: Path) -> None:
+    assert losses(trained / "bf16 on zero 2") == pytest.approx(losses(trained / REFERENCE), abs=0.02)
