@@ -107,6 +107,10 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         {"spec.stages.3.export.model": "corpus"},
         ('stages[3].export.model: corpus is not an earlier pretrain stage; use one of ["base"]',),
     ),
+    "held-out data from a stage of another kind": (
+        {"spec.stages.2.evaluate.data": "base"},
+        ('stages[2].evaluate.data: base is not an earlier prepare stage; use one of ["corpus"]',),
+    ),
     "data from a stage that comes later": (
         {
             "spec.stages.1.pretrain.data": "late",
