@@ -7,6 +7,7 @@ again is already done; finding another, it refuses to overwrite.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -31,6 +32,9 @@ def write_artifact(
     """
     if done := finished_artifact(group):
         return done
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise PermanentError(f"{group.job.stage}: metric {name} is {value}; the model or the data is unusable")
     content = {
         "kind": group.job.kind,
         "namespace": group.job.namespace,

@@ -4,6 +4,7 @@ The agent hands everything over in the environment, as torchrun does, so that a 
 set the variables, and without TRAINYARD_REPORT_FD reports go nowhere.
 """
 
+import math
 import os
 import signal
 import threading
@@ -61,7 +62,9 @@ class Group:
             raise PermanentError(mistakes) from None
 
     def report(self, **fields: Any) -> None:
-        """Tell the agent what has changed: the fields of `protocol.Report`."""
+        """Tell the agent what has changed: the fields of `protocol.Report`. A metric that isn't finite is left out."""
+        if metrics := fields.get("metrics"):
+            fields["metrics"] = {name: value for name, value in metrics.items() if math.isfinite(value)}
         if descriptor := os.environ.get("TRAINYARD_REPORT_FD"):
             line = memoryview(Report(**fields).model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
             with _report_lock:

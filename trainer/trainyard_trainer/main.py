@@ -2,8 +2,11 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from importlib.metadata import version
+
+from trainyard_api.exit_codes import ExitCode
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.parse_args(arguments)
 
+    # The kernel drops a SIGTERM that process 1 has no handler for, and the imports below take half a second.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.STOPPED))
     from .agent.environment import Environment
     from .agent.run import run
 

@@ -78,10 +78,21 @@ def test_a_rank_that_is_killed_takes_the_others_along_and_is_named_as_the_first_
 
 
 def test_ranks_that_hang_on_a_dead_one_are_killed(agent):
-    agent.assign(f"group.report(resumed_step=0)\nif group.rank == 0: raise OSError(5, 'I/O error')\n{HANGS}", ranks=2)
+    source = f"""
+import time
+began = group.output / "began"
+if group.rank == 1:
+    began.touch()
+    {HANGS.splitlines()[1]}
+while not began.exists():
+    time.sleep(0.01)
+raise OSError(5, "I/O error")
+"""
+    agent.assign(source, ranks=2)
     pids = [rank.pid for rank in agent.state().ranks]
     assert agent.end() == 30
-    assert agent.termination.rank == 0
+    assert (agent.termination.rank, agent.termination.cause) == (0, "StorageError")
+    assert "rank_ended attempt=1 rank=1 exit_code=-9" in agent.log.read_text()
     until_gone(pids)
 
 
@@ -186,6 +197,19 @@ def test_orphans_are_reaped_as_by_any_process_1(start_agent):
     children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children")
     rank = str(state.ranks[0].pid)
     eventually(lambda: children.read_text().split() == [rank], DEADLINE, "only the rank is left", children.read_text)
+
+
+def test_an_agent_that_cant_make_sense_of_its_rank_ends_with_it(agent):
+    agent.assign(f"import os\nos.write(int(os.environ['TRAINYARD_REPORT_FD']), b'no JSON\\n')\n{HANGS}")
+    pids = [rank.pid for rank in agent.state().ranks]
+    assert agent.end() == 1
+    assert agent.termination.message.startswith("agent: ValidationError")
+    until_gone(pids)
+
+
+def test_an_address_that_is_taken_is_explained(agent, start_agent):
+    with pytest.raises(AssertionError, match="TRAINYARD_BIND"):
+        start_agent(TRAINYARD_BIND=agent.address)
 
 
 def test_a_missing_token_is_explained(start_agent, tmp_path):

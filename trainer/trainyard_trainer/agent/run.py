@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -38,13 +40,18 @@ async def run(environment: Environment) -> int:
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, agent.stop)
 
+    loop.set_exception_handler(partial(_on_error, agent))
+
     registry = CollectorRegistry()
     registry.register(AgentMetrics(agent.board, lambda: agent.metrics, environment.labels))
     runner = web.AppRunner(
         application(agent, token, registry), access_log=None, shutdown_timeout=LAST_ANSWER_SECONDS, handle_signals=False
     )
     await runner.setup()
-    await web.TCPSite(runner, environment.bind, AGENT_PORT).start()
+    try:
+        await web.TCPSite(runner, environment.bind, AGENT_PORT).start()
+    except OSError as error:
+        return _end(environment, f"TRAINYARD_BIND: {error}; give this agent an address of its own", ExitCode.RETRY)
     log("listening", address=f"{environment.bind}:{AGENT_PORT}", master_port=port)
 
     termination = await agent.terminated
@@ -61,10 +68,16 @@ def write_termination(path: Path, termination: Termination) -> None:
         log("termination_log_failed", path=str(path), error=str(error))
 
 
-def _end(environment: Environment, message: str) -> int:
+def _on_error(agent: Agent, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    loop.default_exception_handler(context)
+    if "handle" in context:  # a callback of ours: reading a pipe, reaping, a signal
+        agent.fail(context["exception"])
+
+
+def _end(environment: Environment, message: str, code: ExitCode = ExitCode.PERMANENT) -> int:
     log("ended", message=message)
+    cause = "PermanentError" if code == ExitCode.PERMANENT else "Crashed"
     write_termination(
-        environment.termination_log,
-        Termination(exit_code=ExitCode.PERMANENT, cause="PermanentError", message=message, time=now()),
+        environment.termination_log, Termination(exit_code=code, cause=cause, message=message, time=now())
     )
-    return ExitCode.PERMANENT
+    return code

@@ -73,6 +73,14 @@ class Agent:
         else:
             self._terminate(Termination(exit_code=ExitCode.STOPPED, cause="Stopped", time=now()))
 
+    def fail(self, error: BaseException) -> None:
+        """End everything after a mistake of our own: an agent that has lost track of its ranks must not linger."""
+        for rank in self._ranks:
+            rank.kill()
+        if not self.terminated.done():
+            message = f"agent: {type(error).__name__}: {error}"
+            self._terminate(Termination(exit_code=1, cause="Crashed", message=message, time=now()))
+
     def reap(self) -> None:
         """Take note of all children that have ended; as process 1, that includes orphans which are none of ours."""
         while (child := _ended_child()) is not None:
