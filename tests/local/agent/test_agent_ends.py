@@ -159,7 +159,7 @@ def test_ranks_die_with_an_agent_that_is_killed_before_they_have_begun(agent):
 
 
 def test_a_pending_long_poll_hears_of_the_end(agent):
-    agent.assign("group.report(resumed_step=0)\nimport time\ntime.sleep(0.5)")
+    agent.assign("group.report(resumed_step=0)\nimport time\ntime.sleep(2)")
     state = agent.when(lambda state: state.phase in ("succeeded", "failed"))
     assert (state.phase, state.termination.cause, state.ranks[0].exit_code) == ("succeeded", "Done", 0)
     assert agent.end() == 0
