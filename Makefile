@@ -35,7 +35,7 @@ test: lint prometheus ## lint, unit, property, local, chart, rules; no cluster
 	$(BIN)/pytest --ignore tests/kind
 
 test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leaves nothing behind
-	$(BIN)/pytest tests/kind
+	images/cluster.sh up && $(BIN)/pytest tests/kind; code=$$?; images/cluster.sh down; exit $$code
 
 bench: $(INSTALLED) ## benchmarks, one figure a line
 	@for each in $(notdir $(basename $(wildcard benchmarks/[a-z]*.py))); do $(BIN)/python -m benchmarks.$$each || exit 1; done

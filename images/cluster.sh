@@ -33,9 +33,13 @@ up() {
 
   $kubectl apply -f manifests/kind/storage.yaml
   helm --kube-context kind-$cluster upgrade --install trainyard charts/trainyard \
-    --namespace trainyard-system --create-namespace --wait --timeout 180s \
+    --namespace trainyard-system --create-namespace --wait --timeout 120s \
     --set image.repository="${OPERATOR_IMAGE%:*}" --set image.tag="${OPERATOR_IMAGE##*:}" \
-    --set trainerImage.repository="${TRAINER_IMAGE%:*}" --set trainerImage.tag="${TRAINER_IMAGE##*:}"
+    --set trainerImage.repository="${TRAINER_IMAGE%:*}" --set trainerImage.tag="${TRAINER_IMAGE##*:}" || {
+    $kubectl -n trainyard-system get pods,events
+    $kubectl -n trainyard-system logs deployment/trainyard --tail 20
+    exit 1
+  } >&2
   say "ready. Next:"
   say "  kubectl config use-context kind-$cluster"
   say "  kubectl apply -f manifests/examples/tiny-pretrain.yaml"

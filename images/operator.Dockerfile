@@ -12,16 +12,17 @@ RUN python -m venv --without-pip /opt/trainyard && echo /opt/code > /opt/trainya
 WORKDIR /src
 COPY constraints.txt ./
 COPY --from=requirements /requirements.txt ./
-RUN pip --python /opt/trainyard/bin/python install --no-cache-dir -c constraints.txt -r requirements.txt
+RUN pip --python /opt/trainyard/bin/python install -q --no-cache-dir -c constraints.txt -r requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY api api
 COPY operator operator
 COPY trainer trainer
-RUN pip --python /opt/trainyard/bin/python install --no-cache-dir --no-deps --target /opt/code . && \
+RUN pip --python /opt/trainyard/bin/python install -q --no-cache-dir --no-deps --target /opt/code . && \
     rm -rf /opt/code/trainyard_trainer /opt/code/bin/trainyard /opt/code/bin/trainyard-trainer
 
 FROM python:3.11-slim
-ENV PATH=/opt/code/bin:/opt/trainyard/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+# LOGNAME: kopf asks for the user's name, and a numeric user has none.
+ENV PATH=/opt/code/bin:/opt/trainyard/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp LOGNAME=trainyard
 COPY --from=build /opt/trainyard /opt/trainyard
 COPY --from=build /opt/code /opt/code
 USER 65532:65532

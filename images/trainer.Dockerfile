@@ -14,12 +14,12 @@ RUN python -m venv --without-pip /opt/trainyard && echo /opt/code > /opt/trainya
 WORKDIR /src
 COPY constraints.txt ./
 COPY --from=requirements /requirements.txt ./
-RUN pip --python /opt/trainyard/bin/python install --no-cache-dir -c constraints.txt -r requirements.txt
+RUN pip --python /opt/trainyard/bin/python install -q --no-cache-dir -c constraints.txt -r requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY api api
 COPY operator operator
 COPY trainer trainer
-RUN pip --python /opt/trainyard/bin/python install --no-cache-dir --no-deps --target /opt/code . && \
+RUN pip --python /opt/trainyard/bin/python install -q --no-cache-dir --no-deps --target /opt/code . && \
     rm -rf /opt/code/trainyard_operator /opt/code/bin/trainyard /opt/code/bin/trainyard-operator
 
 FROM python:3.11-slim

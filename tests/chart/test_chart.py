@@ -1,0 +1,193 @@
+"""The chart, rendered by Helm's own engine (PyPI's helm-python-sdk): what it lets in, and what it lets nobody do."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import pytest
+import yaml
+
+CHART = Path("charts/trainyard")
+Objects = list[dict[str, Any]]
+
+RULES = {
+    ("trainyard.dev", "trainingruns"): {"get", "list", "watch"},
+    ("trainyard.dev", "trainingruns/status"): {"update"},
+    ("", "pods"): {"get", "list", "watch", "create", "delete"},
+    ("", "secrets"): {"get", "create"},
+    ("", "events"): {"create", "patch"},
+}
+"""All that the operator does: what cluster/kubernetes.py and runtime/kopf_wiring.py ask of the API server."""
+
+REFUSED = {
+    "a value with a wrong name": ({"imagee": {}}, "imagee"),
+    "a nested value with a wrong name": ({"image": {"tagg": "1"}}, "tagg"),
+    "namespaces that aren't a list": ({"watchNamespaces": "team-a"}, "watchNamespaces"),
+    "a namespace twice": ({"watchNamespaces": ["a", "a"]}, "watchNamespaces"),
+    "a namespace that no cluster would have": ({"watchNamespaces": ["Team_A"]}, "watchNamespaces"),
+    "a policy that isn't a pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+    "a string where a switch is meant": ({"crds": {"install": "false"}}, "install"),
+    "an interval without a unit": ({"monitoring": {"podMonitor": {"interval": "30"}}}, "interval"),
+    "a memory limit that isn't a quantity": ({"resources": {"limits": {"memory": "lots"}}}, "memory"),
+}
+
+
+def render(values: dict[str, Any] | None = None, chart: Path = CHART) -> Objects:
+    """Every object that an installation with these values makes."""
+    with helm_python.Chart.load(chart) as loaded:
+        rendered = loaded.render(values or {}, name="trainyard", namespace="trainyard-system")
+    texts = [text for name, text in rendered.items() if name.endswith(".yaml")]
+    return [each for text in texts for each in yaml.safe_load_all(text) if each]
+
+
+def of_kind(objects: Objects, kind: str) -> Objects:
+    """Those of one kind that are installed, rather than made for `helm test`."""
+    hooked = "helm.sh/hook"
+    return [o for o in objects if o["kind"] == kind and hooked not in (o["metadata"].get("annotations") or {})]
+
+
+def rules(role: dict[str, Any]) -> dict[tuple[str, str], set[str]]:
+    """(API group, resource) → verbs."""
+    return {
+        (group, resource): set(rule["verbs"])
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def test_helm_lint_has_nothing_to_say_but_that_an_icon_is_missing() -> None:
+    report = helm_python.lint(CHART, strict=True)
+    assert [message["error"] for message in report["messages"]] == ["icon is recommended"]
+
+
+@pytest.mark.parametrize(("values", "named"), REFUSED.values(), ids=REFUSED)
+def test_refuses(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(helm_python.HelmError, match=named):
+        render(values)
+
+
+def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(values) == set(schema["properties"]) - {"global"}
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Pod"], ids=["the operator", "the pod of helm test"])
+def test_pods_meet_the_restricted_pod_security_standard_with_a_read_only_root(kind: str) -> None:
+    (found,) = [o for o in render() if o["kind"] == kind]
+    spec = found["spec"]["template"]["spec"] if kind == "Deployment" else found["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in spec["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["limits"]["memory"]
+
+
+def test_the_operator_may_do_what_it_does_and_nothing_else() -> None:
+    objects = render()
+    (role,) = [r for r in of_kind(objects, "ClusterRole") if r["metadata"]["name"] == "trainyard"]
+    assert rules(role) == RULES
+    assert not of_kind(objects, "Role")
+
+
+def test_with_namespaces_to_watch_it_may_do_so_there_alone() -> None:
+    objects = render({"watchNamespaces": ["team-a", "team-b"]})
+    roles, bindings = of_kind(objects, "Role"), of_kind(objects, "RoleBinding")
+    assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
+    assert [binding["metadata"]["namespace"] for binding in bindings] == ["team-a", "team-b"]
+    assert all(rules(role) == RULES for role in roles)
+    assert not of_kind(objects, "ClusterRoleBinding")
+
+
+def test_the_operator_is_told_what_to_watch() -> None:
+    (deployment,) = of_kind(render({"watchNamespaces": ["team-a", "team-b"]}), "Deployment")
+    environment = {e["name"]: e["value"] for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert environment["TRAINYARD_WATCH_NAMESPACES"] == "team-a,team-b"
+
+
+def test_two_operators_never_run_at_once() -> None:
+    (deployment,) = of_kind(render(), "Deployment")
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_users_who_may_edit_a_namespace_may_edit_its_runs_but_not_their_status() -> None:
+    roles = {r["metadata"]["name"]: r for r in of_kind(render(), "ClusterRole")}
+    edit, view = roles["trainyard-edit"], roles["trainyard-view"]
+    assert edit["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-edit"] == "true"
+    assert rules(edit) == {
+        ("trainyard.dev", "trainingruns"): {"create", "update", "patch", "delete", "deletecollection"}
+    }
+    assert view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
+    assert {verb for verbs in rules(view).values() for verb in verbs} == {"get", "list", "watch"}
+
+
+@pytest.mark.parametrize(
+    ("crds", "there", "kept"), [({}, 1, True), ({"keep": False}, 1, False), ({"install": False}, 0, False)]
+)
+def test_the_resource_is_installed_and_kept_as_told(crds: dict[str, bool], there: int, kept: bool) -> None:
+    found = of_kind(render({"crds": crds}), "CustomResourceDefinition")
+    assert len(found) == there
+    policies = [(each["metadata"].get("annotations") or {}).get("helm.sh/resource-policy") for each in found]
+    assert policies == [("keep" if kept else None)] * there
+
+
+def test_a_key_is_made_unless_one_is_named() -> None:
+    (key,) = of_kind(render(), "Secret")
+    assert len(key["data"]["key"]) >= 64
+    objects = render({"key": {"existingSecret": "ours"}})
+    assert not of_kind(objects, "Secret")
+    (deployment,) = of_kind(objects, "Deployment")
+    assert deployment["spec"]["template"]["spec"]["volumes"][0]["secret"]["secretName"] == "ours"
+
+
+@pytest.mark.parametrize("monitor", ["serviceMonitor", "podMonitor"])
+def test_monitors_without_the_prometheus_operator_are_refused_by_name(monitor: str) -> None:
+    with pytest.raises(
+        helm_python.HelmError, match=r"monitoring\.coreos\.com/v1.*install them, or leave both disabled"
+    ):
+        render({"monitoring": {monitor: {"enabled": True}}})
+
+
+def test_monitors_find_the_operator_and_the_agents(tmp_path: Path) -> None:
+    chart = shutil.copytree(CHART, tmp_path / "trainyard")
+    # The engine can't be told of further API versions: as if the cluster had them.
+    guard = chart / "templates" / "_monitoring.tpl"
+    guard.write_text(re.sub(r"{{- if not .*{{- end }}\n{{- end }}", "{{- end }}", guard.read_text(), flags=re.DOTALL))
+    on = {"enabled": True, "labels": {"release": "prometheus"}}
+    objects = render({"monitoring": {"serviceMonitor": on, "podMonitor": on}}, chart)
+    (service_monitor,), (pod_monitor,) = of_kind(objects, "ServiceMonitor"), of_kind(objects, "PodMonitor")
+    assert (
+        service_monitor["metadata"]["labels"]["release"] == pod_monitor["metadata"]["labels"]["release"] == "prometheus"
+    )
+    (service,), (deployment,) = of_kind(objects, "Service"), of_kind(objects, "Deployment")
+    assert service_monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    (port,) = service["spec"]["ports"]
+    assert service_monitor["spec"]["endpoints"][0]["port"] == port["name"]
+    assert pod_monitor["spec"]["podMetricsEndpoints"][0]["port"] == "agent"
+
+
+def test_the_dashboard_carries_the_label_that_grafana_looks_for() -> None:
+    dashboard = {"enabled": True, "label": "team_dashboard", "labelValue": "yes"}
+    (found,) = of_kind(render({"monitoring": {"dashboard": dashboard}}), "ConfigMap")
+    assert found["metadata"]["labels"]["team_dashboard"] == "yes"
+    committed = json.loads((CHART / "dashboards" / "trainyard.json").read_text())
+    assert json.loads(found["data"]["trainyard.json"]) == committed
+
+
+def test_the_run_of_helm_test_is_a_valid_training_run() -> None:
+    from trainyard_api.run import TrainingRun
+
+    (pod,) = [o for o in render({"watchNamespaces": ["team-a"]}) if o["kind"] == "Pod"]
+    run = TrainingRun.model_validate(json.loads(pod["spec"]["containers"][0]["env"][0]["value"]))
+    assert run.key == ("team-a", "helm-test")
+    assert run.spec.storage.claim_name == "trainyard-test"
