@@ -36,6 +36,8 @@ STOP_SECONDS = 280.0
 """After this the run is stopped, as by Ctrl-C, and the demo has failed."""
 EXIT_SECONDS = 300.0
 """After this the process ends, whatever it hangs on; the kernel then stops its pods."""
+UNSAVED_STEPS = 20
+"""Steps since the last checkpoint when the kill comes, for some to be computed again."""
 LEARNT_BITS = 3.0
 """Bits per byte on held-out text, to stay below."""
 
@@ -58,12 +60,13 @@ def demo_command(options: argparse.Namespace) -> int:
 
 
 async def _kill_on_the_way(local: LocalRun, view: View) -> None:
-    """Kill rank 0 once a third of the steps are done and a checkpoint is there; stop everything when time is up."""
+    """Kill rank 0 when it has done a third of the steps, some of them after a checkpoint; stop when time is up."""
     deadline = time.monotonic() + STOP_SECONDS
     killed = False
     while time.monotonic() < deadline:
         state = None if killed else _training(local)
-        if state and state.progress and state.checkpoint and state.progress.step >= state.progress.steps / 3:
+        if state and _due(state):
+            assert state.progress
             pid = state.ranks[0].pid
             os.kill(pid, signal.SIGKILL)
             killed = True
@@ -71,6 +74,14 @@ async def _kill_on_the_way(local: LocalRun, view: View) -> None:
         await asyncio.sleep(0.1)
     view.say(f"not done within {STOP_SECONDS:.0f} s")
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _due(state: AgentState) -> bool:
+    """Whether there is something to lose, and something to go back to."""
+    if not state.progress or not state.checkpoint:
+        return False
+    step = state.progress.step
+    return step >= state.progress.steps / 3 and step >= state.checkpoint.step + UNSAVED_STEPS
 
 
 def _training(local: LocalRun) -> AgentState | None:

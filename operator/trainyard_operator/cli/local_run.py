@@ -46,14 +46,14 @@ class LocalRun:
         self._loop = Loop(queue, self.store, self._cluster, reconciler, _now, self.metrics.record_pass)
         self.metrics.show_queue(queue)
         self.metrics.show_runs(self.store.runs, _now)
-        self.task: asyncio.Task[None] | None = None
-        """The loop; it ends only by an error."""
+        self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """End what an earlier process left, and begin to reconcile."""
+    async def start(self) -> asyncio.Task[None]:
+        """End what an earlier process left, and begin to reconcile. The loop that is returned ends only by an error."""
         await self._cluster.open_run(self._run)
         self._log_to_file()
-        self.task = asyncio.create_task(self._loop.run(), name="reconcile loop")
+        self._task = asyncio.create_task(self._loop.run(), name="reconcile loop")
+        return self._task
 
     def status(self) -> Status:
         """The status as last written."""
@@ -74,9 +74,9 @@ class LocalRun:
 
         Called again, with less grace, while it waits, it makes the first call end sooner.
         """
-        if self.task and not self.task.done():
-            self.task.cancel()
-            await asyncio.wait({self.task})
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait({self._task})
         await self._agents.close()
         await self._rest([read_pod(pod, 0) for pod in await self._cluster.close(grace_seconds)])
 

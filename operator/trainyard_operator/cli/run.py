@@ -5,8 +5,9 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from trainyard_api.run import TrainingRun
 from trainyard_api.status import FINISHED, Phase, Status
@@ -23,8 +24,8 @@ from .views import View, viewing
 SUCCEEDED, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 REFRESH_SECONDS = 0.5
 
-Companion = Callable[[LocalRun, View], Awaitable[None]]
-"""Something that goes on beside a run for as long as that lasts."""
+Companion = Callable[[LocalRun, View], Coroutine[Any, Any, None]]
+"""Something that goes on beside a run until it is cancelled."""
 
 
 def run_command(options: argparse.Namespace, companion: Companion | None = None) -> int:
@@ -62,30 +63,28 @@ async def _drive(home: Home, manifest: Manifest, options: argparse.Namespace, co
             port = await open_things.enter_async_context(serving(local.metrics, options.metrics_port, host="127.0.0.1"))
             view.say(f"metrics at http://127.0.0.1:{port}/metrics")
         stop = asyncio.create_task(signals.get())
-        beside = asyncio.create_task(_beside(companion, local, view))
+        parts = [stop]
         try:
-            await local.start()
-            await _watch(local, view, stop)
+            parts.append(await local.start())
+            if companion:
+                parts.append(asyncio.create_task(companion(local, view)))
+            await _watch(local, view, stop, parts)
         finally:
-            beside.cancel()
-            await _end(local, view, signals, asked=stop.done())
+            asked = stop.done()
+            for part in parts:
+                part.cancel()
+            await _end(local, view, signals, asked=asked)
         view.show(local.status(), local.status())
     return local.status()
 
 
-async def _beside(companion: Companion | None, local: LocalRun, view: View) -> None:
-    if companion:
-        await companion(local, view)
-
-
-async def _watch(local: LocalRun, view: View, stop: asyncio.Task[None]) -> None:
-    """Show the run until it has finished or `stop` is done. Raises what ends the loop."""
-    assert local.task
+async def _watch(local: LocalRun, view: View, stop: asyncio.Task[None], parts: list[asyncio.Task[None]]) -> None:
+    """Show the run until it has finished or `stop` is done. Raises what ends any of the parts."""
     while local.status().phase not in FINISHED and not stop.done():
         view.show(local.status(), local.live_status())
-        await asyncio.wait({stop, local.task}, timeout=REFRESH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if local.task.done():
-            local.task.result()
+        ended, _ = await asyncio.wait(parts, timeout=REFRESH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for part in ended:
+            part.result()
 
 
 async def _end(local: LocalRun, view: View, signals: asyncio.Queue[None], *, asked: bool) -> None:

@@ -1,0 +1,260 @@
+"""`trainyard run` from end to end: real agents, real ranks, real signals, in a home of each test's own."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conditions import until
+from trainyard_operator.cluster import processes
+from trainyard_operator.cluster.home import Home
+
+TRAINYARD = Path(sys.executable).parent / "trainyard"
+KEY = ("default", "tiny")
+DEADLINE = 150
+
+PREPARE = {"sources": [{"builtin": "python-docs"}], "tokenizer": {"vocabSize": 512}}
+LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+PRETRAIN = {
+    "data": "corpus",
+    "model": {"type": "llama", "config": LLAMA},
+    "steps": 80,
+    "sequenceLength": 64,
+    "globalBatch": 4,
+    "microBatch": 2,
+    "checkpoint": {"everySteps": 10},
+    "validation": {"everySteps": 40, "sequences": 4},
+    "deepspeed": {"zero_optimization": {"stage": 2}},
+}
+TRAINED = [
+    {"name": "corpus", "prepare": PREPARE},
+    {"name": "base", "pretrain": PRETRAIN},
+    {"name": "model", "export": {"model": "base"}},
+]
+
+
+def write_run(folder: Path, stages: list[dict[str, Any]], **spec: Any) -> Path:
+    """A file with a run of two workers."""
+    run = {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "TrainingRun",
+        "metadata": {"name": "tiny"},
+        "spec": {"storage": {"claimName": "training"}, "workers": {"count": 2}, "stages": stages, **spec},
+    }
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(run))
+    return file
+
+
+def trainyard(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb to its end."""
+    command = [TRAINYARD, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False)
+
+
+@contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`trainyard run` in the background; ended with the context."""
+    command = [TRAINYARD, "run", "run.yaml", "--plain", *arguments]
+    with (
+        open(folder / "output.txt", "a") as output,
+        subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, text=True) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    """The run's manifest, {} before there is one."""
+    return Home(folder / ".trainyard").read_run(*KEY) or {}
+
+
+def made(folder: Path) -> Path:
+    """Where the artifacts are."""
+    return Home(folder / ".trainyard").volume("training") / "default" / "tiny"
+
+
+def steps_done(folder: Path) -> int:
+    """The last step that the pretrain stage has recorded."""
+    file = made(folder) / "base" / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    steps = [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+    return steps[-1] if steps else 0
+
+
+def rank_processes(folder: Path) -> dict[int, int]:
+    """Pid of each rank that runs now."""
+    found = {}
+    for pid in processes.living(f"{stored(folder)['metadata']['uid']}/"):
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if rank := next((each for each in variables if each.startswith(b"RANK=")), None):
+            found[int(rank.removeprefix(b"RANK="))] = pid
+    return found
+
+
+def weights(folder: Path) -> str:
+    """Digest of the exported model."""
+    return hashlib.sha256((made(folder) / "model" / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def nothing_lives(folder: Path) -> bool:
+    """Whether all processes of the run are gone."""
+    return processes.living(f"{stored(folder)['metadata']['uid']}/") == []
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of all four kinds of stage that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    evaluate = {"model": "base", "data": "corpus", "sequenceLength": 64}
+    report = {"name": "report", "evaluate": evaluate, "workers": {"count": 1}}
+    write_run(folder, [*TRAINED, report])
+    ended = trainyard(folder, "run", "run.yaml", "--plain")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (folder / "output.txt").write_text(ended.stdout)
+    return folder
+
+
+def test_a_run_goes_through_all_its_stages_and_says_where_everything_lies(undisturbed: Path) -> None:
+    status = stored(undisturbed)["status"]
+    assert (status["phase"], status["reason"]) == ("Succeeded", "Completed")
+    assert [stage["phase"] for stage in status["stages"]] == ["Succeeded"] * 4
+    figures = status["stages"][3]["metrics"]
+    assert 0 < figures["bits_per_byte"] < figures["unigram_bits_per_byte"] < 8
+    output = (undisturbed / "output.txt").read_text()
+    assert "base: Running (Training)" in output
+    assert f"artifacts: {made(undisturbed)}" in output
+    assert nothing_lives(undisturbed)
+
+
+def test_the_other_verbs_show_a_finished_run(undisturbed: Path) -> None:
+    got = trainyard(undisturbed, "get", "tiny").stdout
+    assert "tiny   report   Succeeded" in got
+    assert "==> tiny-base-0-2" in trainyard(undisturbed, "logs", "tiny", "--stage", "base").stdout
+    assert trainyard(undisturbed, "plot", "tiny", "--output", "loss.png").returncode == 0
+    assert (undisturbed / "loss.png").stat().st_size > 1000
+    again = trainyard(undisturbed, "run", "run.yaml")
+    assert (again.returncode, "has succeeded already" in again.stdout) == (0, True)
+    assert trainyard(undisturbed, "get", "other").returncode == 1
+
+
+async def test_a_rank_killed_in_mid_training_is_recovered_from_with_the_same_weights_to_the_bit(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    write_run(tmp_path, TRAINED)
+    with running(tmp_path) as process:
+        await until(lambda: steps_done(tmp_path) >= 25, "25 steps", DEADLINE)
+        os.kill(rank_processes(tmp_path)[1], signal.SIGKILL)
+        await until(lambda: process.poll() is not None, "the end of the run", DEADLINE)
+    assert process.returncode == 0, (tmp_path / "output.txt").read_text()
+    status = stored(tmp_path)["status"]
+    [recovery] = status["recoveries"]
+    assert recovery["cause"] == "ProcessFailed"
+    assert recovery["pod"] == "tiny-base-1-2"
+    assert 20 <= recovery["resumedStep"] <= 80
+    assert recovery["detectSeconds"] < 5 < recovery["detectSeconds"] + recovery["reformSeconds"] + 5 < 60
+    assert status["restarts"]["failures"] == 1
+    assert weights(tmp_path) == weights(undisturbed)
+    assert nothing_lives(tmp_path)
+
+
+async def test_interrupted_it_saves_and_the_same_command_goes_on_to_the_same_weights(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    write_run(tmp_path, TRAINED)
+    with running(tmp_path) as process:
+        await until(lambda: steps_done(tmp_path) >= 13, "13 steps", DEADLINE)
+        second = trainyard(tmp_path, "run", "run.yaml")
+        assert (second.returncode, second.stderr.count(f"driven by process {process.pid}")) == (2, 1)
+        process.send_signal(signal.SIGINT)
+        await until(lambda: process.poll() is not None, "the stop", 60)
+    assert process.returncode == 130
+    assert nothing_lives(tmp_path)
+    output = (tmp_path / "output.txt").read_text()
+    at = stored(tmp_path)["status"]["checkpoint"]["step"]
+    assert at >= 13
+    assert f"tiny: stopped at step {at} in stage base; the same command resumes it" in output
+    changed = write_run(tmp_path, TRAINED, seed=1)
+    refused = trainyard(tmp_path, "run", changed.name)
+    assert (refused.returncode, "another name" in refused.stderr) == (2, True)
+    write_run(tmp_path, TRAINED)
+    resumed = trainyard(tmp_path, "run", "run.yaml", "--plain")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert stored(tmp_path)["status"].get("recoveries", []) == []
+    assert weights(tmp_path) == weights(undisturbed)
+
+
+async def test_interrupted_twice_it_ends_at_once(tmp_path: Path) -> None:
+    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    command = {"name": "trainer", "command": [sys.executable, "-c", script]}
+    write_run(tmp_path, TRAINED[:1], template={"spec": {"containers": [command]}})
+    with running(tmp_path) as process:
+        await until(lambda: stored(tmp_path).get("status", {}).get("phase") == "Starting", "the pod", 30)
+        await until(lambda: not nothing_lives(tmp_path), "its process", 30)
+        process.send_signal(signal.SIGINT)
+        await until(lambda: "stopping" in (tmp_path / "output.txt").read_text(), "the answer", 30)
+        process.send_signal(signal.SIGINT)
+        await until(lambda: process.poll() is not None, "the end", 30)
+    assert process.returncode == 130
+    assert nothing_lives(tmp_path)
+
+
+async def test_killed_itself_it_leaves_no_process_behind(tmp_path: Path) -> None:
+    write_run(
+        tmp_path, TRAINED[:1], template={"spec": {"containers": [{"name": "trainer", "command": ["sleep", "600"]}]}}
+    )
+    with running(tmp_path) as process:
+        await until(lambda: stored(tmp_path).get("status", {}).get("phase") == "Starting", "the pod", 30)
+        await until(lambda: not nothing_lives(tmp_path), "its process", 30)
+        process.kill()
+        await until(lambda: nothing_lives(tmp_path), "the end of its pods", 30)
+
+
+def corpus(path: Path) -> list[dict[str, Any]]:
+    """One stage that reads a path."""
+    return [{"name": "corpus", "prepare": {"sources": [{"path": str(path)}], "tokenizer": {"vocabSize": 258}}}]
+
+
+def test_data_that_is_missing_or_empty_fails_the_run_and_names_the_field(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    for name, problem in (("missing.txt", "missing.txt"), ("empty.txt", "no text in 1 file")):
+        write_run(tmp_path, corpus(tmp_path / name))
+        ended = trainyard(tmp_path, "run", "run.yaml", "--plain", "--fresh")
+        assert ended.returncode == 1
+        status = stored(tmp_path)["status"]
+        assert (status["phase"], status["reason"]) == ("Failed", "PermanentError")
+        assert "sources" in status["message"]
+        assert problem in status["message"]
+        assert "the same command tries again" in ended.stdout
+
+
+def test_invalid_utf8_is_counted_and_reported(tmp_path: Path) -> None:
+    documents = [f"Document {number} says something of its own, {'at length. ' * 20}".encode() for number in range(40)]
+    for number, document in enumerate(documents):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{number}.txt").write_bytes(document + (b"\xff\xfe" if number == 3 else b""))
+    write_run(tmp_path, corpus(tmp_path / "data"))
+    ended = trainyard(tmp_path, "run", "run.yaml", "--plain")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert stored(tmp_path)["status"]["stages"][0]["metrics"]["documents_repaired"] == 1
+
+
+def test_input_that_is_wrong_starts_nothing_and_exits_with_2(tmp_path: Path) -> None:
+    write_run(tmp_path, [*TRAINED[:1], {"name": "base", "pretrain": {**PRETRAIN, "globalBatch": 5, "data": "corpse"}}])
+    ended = trainyard(tmp_path, "run", "run.yaml")
+    assert ended.returncode == 2
+    assert "spec.stages[1].pretrain.data: corpse is not an earlier prepare stage" in ended.stderr
+    assert (
+        "spec.stages[1].pretrain.globalBatch: 5 is not divisible by 2 ranks × microBatch 2; use 4 or 8" in ended.stderr
+    )
+    assert stored(tmp_path) == {}
