@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED) ## the whole pipeline on this machine, one worker killed on the way
-	$(BIN)/trainyard run manifests/examples/demo.yaml
+	$(BIN)/trainyard demo
 
 lint: $(INSTALLED) ## formatting, lint, types, import rules
 	$(BIN)/ruff check .
