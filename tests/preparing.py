@@ -14,11 +14,11 @@ from trainyard_trainer.stages.prepare import prepare
 MANY = {f"d{number:02}.txt": f"document {number}: naïve 🦜 text\r\n" * (number + 1) for number in range(30)}
 
 
-def a_prepare_job(storage: Path, settings: dict[str, Any]) -> Job:
+def a_prepare_job(storage: Path, settings: dict[str, Any], run_uid: str = "u") -> Job:
     return Job(
         namespace="default",
         run="tiny",
-        run_uid="u",
+        run_uid=run_uid,
         stage="corpus",
         kind="prepare",
         settings={"heldOutFraction": 0.3, "tokenizer": {"vocabSize": 300}, **settings},
@@ -30,12 +30,12 @@ def a_prepare_job(storage: Path, settings: dict[str, Any]) -> Job:
 
 
 def run_prepare(
-    storage: Path, *sources: dict[str, Any], out: str = "out", attempt: int = 1, **settings: Any
+    storage: Path, *sources: dict[str, Any], out: str = "out", attempt: int = 1, run_uid: str = "u", **settings: Any
 ) -> dict[str, Any]:
     """Prepare `sources` under `storage` and return the artifact's content."""
     output = storage / out
     output.mkdir(exist_ok=True)
-    job = a_prepare_job(storage, {"sources": sources, **settings})
+    job = a_prepare_job(storage, {"sources": sources, **settings}, run_uid)
     prepare(Group(job, attempt=attempt, rank=0, world_size=1, local_rank=0, output=output, inputs={}))
     return read_artifact(output, "prepare")
 

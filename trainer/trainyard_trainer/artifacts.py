@@ -67,6 +67,16 @@ def finished_artifact(group: Group) -> Artifact | None:
     return _announce(group, there["metrics"])
 
 
+def sources_may_have_changed(group: Group) -> bool:
+    """Whether there is an artifact that an earlier run of this name made from files that no artifact vouches for.
+
+    The stage itself then looks at the files again. Within one run they are what they were when it began.
+    """
+    if group.job.kind != "prepare" or not (group.output / ARTIFACT).exists():
+        return False
+    return bool(read_artifact(group.output, group.job.kind)["runUid"] != group.job.run_uid)
+
+
 def read_artifact(path: Path, kind: str) -> dict[str, Any]:
     """The content of the artifact.json in folder `path`, which must be of `kind`."""
     file = path / ARTIFACT

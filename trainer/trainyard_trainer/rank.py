@@ -16,7 +16,7 @@ from typing import NoReturn
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import Termination
 
-from .artifacts import finished_artifact
+from .artifacts import finished_artifact, sources_may_have_changed
 from .errors import PermanentError, from_exception
 from .group import Group, stop_on_sigterm
 
@@ -39,7 +39,7 @@ def run(group: Group) -> int:
     """Run the group's stage, report why it failed if it does, and return the exit code."""
     try:
         make_output(group)
-        if not finished_artifact(group):
+        if sources_may_have_changed(group) or not finished_artifact(group):
             stage = importlib.import_module(f".stages.{group.job.kind}", __package__)
             getattr(stage, group.job.kind)(group)
     except BaseException as error:  # anything at all must become an exit code and a reason

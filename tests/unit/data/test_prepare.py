@@ -8,6 +8,7 @@ from preparing import MANY, put, run_prepare, texts
 from trainyard_trainer.data import corpus
 from trainyard_trainer.data.shards import TokenShards
 from trainyard_trainer.data.tokenizer import token_bytes
+from trainyard_trainer.errors import PermanentError
 from trainyard_trainer.evaluation.baselines import unigram_bits_per_byte, zlib_bits_per_byte
 
 
@@ -124,6 +125,15 @@ def test_what_an_earlier_attempt_left_half_made_is_replaced(tmp_path: Path) -> N
         "train",
     ]
     assert not (tmp_path / "out/train/shard-00099.bin").exists()
+
+
+def test_another_run_of_the_name_takes_the_artifact_only_if_the_documents_are_the_same(tmp_path: Path) -> None:
+    put(tmp_path / "in", MANY)
+    first = run_prepare(tmp_path, {"path": "in"})
+    assert run_prepare(tmp_path, {"path": "in"}, run_uid="another") == first
+    put(tmp_path / "in", {"new.txt": "one document more"})
+    with pytest.raises(PermanentError, match="prepare.sources: the documents have changed"):
+        run_prepare(tmp_path, {"path": "in"}, run_uid="another")
 
 
 def test_a_sample_of_a_large_corpus_trains_the_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

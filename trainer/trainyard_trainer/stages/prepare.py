@@ -20,7 +20,7 @@ from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PrepareStage
 from trainyard_api.status import Progress
 
-from ..artifacts import sync_folder, write_artifact
+from ..artifacts import finished_artifact, read_artifact, sync_folder, write_artifact
 from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
 from ..data.shards import ShardWriter, token_dtype
 from ..data.sources import read_sources
@@ -42,6 +42,9 @@ def prepare(group: Group) -> Artifact:
     for _ in _read(group, settings, survey):
         progress.note(f"reading: {survey.files} files, {survey.documents} documents, {_megabytes(survey)}")
     refuse_unusable(survey, settings.held_out_fraction)
+    if done := finished_artifact(group):
+        refuse_changed_sources(group, survey)
+        return done
 
     texts = sample(_read(group, settings, Survey()), survey)
     tokenizer = train_tokenizer(progress.noting("training the tokenizer", texts), settings.tokenizer.vocab_size)
@@ -71,6 +74,7 @@ def prepare(group: Group) -> Artifact:
             for split, writer in splits.items()
         },
         "counts": survey.counts(),
+        "fingerprint": f"{survey.fingerprint:032x}",
     }
     return write_artifact(group, metrics=metrics, files=["tokenizer", *FOLDERS.values()], details=details)
 
@@ -98,6 +102,16 @@ def refuse_unusable(survey: Survey, fraction: float) -> None:
         raise PermanentError(
             f"prepare.heldOutFraction: {fraction} leaves none of the {number} documents to train on; use at most "
             f"{enough:.4f}, or give more documents"
+        )
+
+
+def refuse_changed_sources(group: Group, survey: Survey) -> None:
+    """An earlier run of this name made the artifact; it is this run's too if the sources still hold the same documents."""
+    there = read_artifact(group.output, "prepare")
+    if there["details"]["fingerprint"] != f"{survey.fingerprint:032x}":
+        raise PermanentError(
+            f"prepare.sources: the documents have changed since an earlier run {there['run']} prepared {group.output}, and "
+            "artifacts never change; give the run or the stage another name, or delete that folder"
         )
 
 
