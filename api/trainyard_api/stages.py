@@ -63,7 +63,7 @@ class Source(Model):
     path: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = None
     """A file, or a folder that is read with all its sub-folders. Relative paths start at the storage root."""
     builtin: Literal["python-docs"] | None = None
-    """Text without a file. `python-docs`: the language reference in Python's own standard library (0.7 MB)."""
+    """Text without a file. `python-docs`: the language reference in Python's own standard library (0.5 MB)."""
     format: Literal["auto", "text", "markdown", "jsonl"] = "auto"
     """`auto` goes by the file's ending: .jsonl, .md and .markdown, anything else is text."""
     text_field: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "text"
