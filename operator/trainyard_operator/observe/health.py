@@ -1,7 +1,8 @@
 """Whether the process is alive and whether what it believes is fresh, in plain functions of what was noted and when.
 
-Alive (/healthz) is an event loop that answers: a process whose watch or loop has died ends by itself. Ready (/readyz)
-needs the first lists, watches that have shown life lately, and an event loop that is not seconds late.
+Alive (/healthz) is an event loop that answers: a process whose watch or loop has died, or a watch of which has long been
+silent, ends by itself. Ready (/readyz) needs the first lists, watches that have shown life lately, and an event loop that
+is not seconds late.
 """
 
 import asyncio
@@ -13,6 +14,12 @@ LOOP_LAG_LIMIT = 5.0
 """Seconds of lateness at which watches and polls of agents begin to miss their deadlines."""
 WATCH_AGE_LIMIT = 300.0
 """A watch is opened anew every 120 s, or after 70 s of silence (kopf_wiring): 300 s is two of those and some retries."""
+WATCH_DEAD_SECONDS = 900.0
+"""Silence after which the process ends: whatever holds the watch up, a new process is free of it."""
+
+
+class WatchSilentError(Exception):
+    """A watch has shown no life for so long that it never will."""
 
 
 class Health:
@@ -41,12 +48,13 @@ class Health:
         """Note how late the event loop was once."""
         self._lags.append(max(0.0, seconds))
 
-    async def measure_loop(self) -> None:
-        """Measure the event loop's lateness until cancelled."""
-        while True:
+    async def measure(self) -> None:
+        """Measure the event loop's lateness until cancelled. Raises WatchSilentError when a watch is as good as dead."""
+        while self.watch_age() < WATCH_DEAD_SECONDS:
             due = self._now() + LOOP_TICK_SECONDS
             await asyncio.sleep(LOOP_TICK_SECONDS)
             self.note_lag(self._now() - due)
+        raise WatchSilentError("; ".join(self.troubles()))
 
     def troubles(self) -> list[str]:
         """Why the process isn't ready; empty when it is."""

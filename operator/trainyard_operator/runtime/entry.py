@@ -37,6 +37,8 @@ from .store import Store
 FIRST_LISTS_SECONDS = 120.0
 """How long the API server may be away, or our CRD missing, when the process starts."""
 FIRST_LISTS_PAUSE_SECONDS = 2.0
+STOP_SECONDS = 10.0
+"""How long closing everything may take on SIGTERM; nothing is lost by cutting it short."""
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +58,15 @@ def main() -> None:
     """Run the operator until SIGTERM."""
     options = read_options(sys.argv[1:])
     write_json_logs(options.log_level)
+    code = 0
     try:
-        asyncio.run(operate(options))
-    except Exception:
-        log.critical("operator ended", exc_info=True)
-        sys.exit(1)
+        asyncio.new_event_loop().run_until_complete(operate(options))
+    except Exception as error:
+        first = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+        log.critical("operator ended", exc_info=True, extra={"why": str(first) or type(first).__name__})
+        code = 1
+    logging.shutdown()
+    os._exit(code)  # at once: tasks of kopf now and then swallow their cancellation, and asyncio.run waits for all
 
 
 def read_options(arguments: list[str]) -> Options:
@@ -109,7 +115,7 @@ async def operate(options: Options) -> None:
         return
     log.info("stopping")
     work.cancel()
-    await asyncio.wait({work})
+    await asyncio.wait({work}, timeout=STOP_SECONDS)
 
 
 def _on_signals(stop: asyncio.Event) -> None:
@@ -153,7 +159,7 @@ async def _work(options: Options, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as parts:
             parts.create_task(_lasting(watch(store, access, options.namespaces, lambda: _on_signals(stop)), "watches"))
             parts.create_task(_lasting(loop.run(), "reconcile loop"))
-            parts.create_task(_lasting(health.measure_loop(), "loop clock"))
+            parts.create_task(_lasting(health.measure(), "health"))
 
 
 async def _lasting(part: Awaitable[None], name: str) -> None:

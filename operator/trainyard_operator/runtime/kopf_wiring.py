@@ -15,7 +15,7 @@ from typing import Any
 import kopf
 from trainyard_api.names import API_VERSION, GROUP, LABEL_RUN, PLURAL, VERSION
 
-from ..cluster.access import Access
+from ..cluster.access import Access, AccessError
 from ..cluster.kubernetes import slim_run
 from .store import Store
 
@@ -47,25 +47,34 @@ async def watch(store: Store, access: Access, namespaces: tuple[str, ...], start
 
     kopf takes over the process's signal handlers while it starts; `started` is called right after, to take them back.
     """
+    refused = asyncio.Event()
     tasks = await kopf.spawn_tasks(
-        registry=_handlers(store, access),
+        registry=_handlers(store, access, refused),
         settings=_settings(),
         clusterwide=not namespaces,
         namespaces=namespaces,
         standalone=True,
     )
     started()
+    tasks = [*tasks, asyncio.create_task(_fail_when(refused), name="login")]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         ended = done.pop()
-        raise WatchEndedError(f"{ended.get_name()} has ended") from ended.exception()
+        cause = None if ended.cancelled() else ended.exception()
+        raise WatchEndedError(f"kopf's {ended.get_name()} has ended: {cause or 'without an error'}") from cause
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=STOP_SECONDS)
 
 
-def _handlers(store: Store, access: Access) -> kopf.OperatorRegistry:
+async def _fail_when(refused: asyncio.Event) -> None:
+    """kopf would wait for other credentials for ever."""
+    await refused.wait()
+    raise AccessError("the API server refuses our credentials; see whether the service account still exists")
+
+
+def _handlers(store: Store, access: Access, refused: asyncio.Event) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     last_login = float("-inf")
 
@@ -74,7 +83,8 @@ def _handlers(store: Store, access: Access) -> kopf.OperatorRegistry:
         """Called at the start, and again if a session has broken or is refused: twice in a row, and it is hopeless."""
         nonlocal last_login
         if time.monotonic() - last_login < LOGIN_PAUSE_SECONDS:
-            raise kopf.PermanentError("the API server refuses our credentials; see whether the service account exists")
+            refused.set()
+            raise kopf.PermanentError("the session that was opened a moment ago is refused")
         last_login = time.monotonic()
         return kopf.AiohttpSession(server=access.server, aiohttp_session=access.session())
 
