@@ -30,7 +30,7 @@ COLUMNS = (
     ("Step", "integer", ".status.progress.step"),
     ("Loss", "number", ".status.progress.loss"),
     ("Checkpoint", "integer", ".status.checkpoint.step"),
-    ("Restarts", "integer", ".status.restarts.failures"),
+    ("Restarts", "integer", ".status.restarts.total"),
     ("Workers", "integer", ".status.workers.ready"),
     ("Age", "date", ".metadata.creationTimestamp"),
 )

@@ -103,6 +103,7 @@ class Waiting(Reported):
 class Restarts(Reported):
     """Recoveries by kind. Only failures and hangs use up the budget."""
 
+    total: int = 0
     failures: int = 0
     disruptions: int = 0
     hangs: int = 0

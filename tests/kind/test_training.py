@@ -90,7 +90,7 @@ def test_deletion_eviction_and_a_dead_operator_cost_no_bit_of_the_weights(
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds after all that")
 
     assert [recovery["cause"] for recovery in status["recoveries"]] == ["PodDeleted", "Evicted"]
-    assert status["restarts"] == {"failures": 0, "disruptions": 2, "hangs": 0}
+    assert status["restarts"] == {"total": 2, "failures": 0, "disruptions": 2, "hangs": 0}
     for recovery in status["recoveries"]:
         assert recovery["reformSeconds"] < 60
         assert recovery["resumedStep"] >= 10

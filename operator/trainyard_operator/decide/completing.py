@@ -4,7 +4,7 @@ from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import Termination
 from trainyard_api.status import Phase, Reason, WorkersStatus
 
-from .decision import Decision, Event, change, stage_status
+from .decision import Decision, Event, change, shown, stage_status
 from .observation import Observation, format_time
 
 
@@ -38,7 +38,7 @@ def completing(seen: Observation) -> Decision | None:
             reason=Reason.COMPLETED,
             message=f"all {len(names)} stages are done",
             stages=tuple(stages.values()),
-            progress=said.progress or seen.status.progress,
+            progress=shown(said.progress) if said.progress else seen.status.progress,
             checkpoint=checkpoint,
             workers=WorkersStatus(desired=seen.workers, ready=0),
             waiting=None,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from trainyard_api.protocol import Assignment
-from trainyard_api.status import Condition, Phase, Reason, StageStatus, Status
+from trainyard_api.status import Condition, Phase, Progress, Reason, StageStatus, Status
 
 from ..cluster.protocol import Manifest
 from .observation import Observation, format_time
@@ -112,6 +112,12 @@ def fail(seen: Observation, reason: Reason, message: str, **fields: object) -> D
         **fields,
     )
     return Decision(status, events=(Event("Warning", reason, message),))
+
+
+def shown(progress: Progress) -> Progress:
+    """Progress as people read it: five significant digits. The full figures are in metrics.jsonl."""
+    floats = {name: float(f"{value:.5g}") for name, value in progress if isinstance(value, float)}
+    return progress.model_copy(update=floats)
 
 
 def stage_status(seen: Observation, name: str) -> StageStatus:

@@ -3,7 +3,7 @@
 from trainyard_api.status import Phase, Reason, Recovery, Restarts
 
 from .causes import SETTLE_SECONDS, UNCOUNTED, End, ends
-from .decision import Decision, Event, change, fail, nothing
+from .decision import Decision, Event, change, fail, nothing, shown
 from .observation import Observation, format_time, later, parse_time
 
 KEPT_RECOVERIES = 10
@@ -50,7 +50,7 @@ def _recover(seen: Observation, end: End) -> Decision:
     status, limits = seen.status, seen.run.spec.recovery
     counted = end.cause not in UNCOUNTED
     now = format_time(seen.now)
-    progress = seen.agent.progress if seen.agent and seen.agent.progress else status.progress
+    progress = shown(seen.agent.progress) if seen.agent and seen.agent.progress else status.progress
     entry = Recovery(
         time=now,
         cause=end.cause,
@@ -66,6 +66,7 @@ def _recover(seen: Observation, end: End) -> Decision:
     )
     hung = end.cause in (Reason.HUNG, Reason.START_TIMEOUT)
     restarts = Restarts(
+        total=status.restarts.total + 1,
         failures=status.restarts.failures + (counted and not hung),
         disruptions=status.restarts.disruptions + (not counted),
         hangs=status.restarts.hangs + hung,

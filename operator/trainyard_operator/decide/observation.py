@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 from pydantic import ValidationError
 from trainyard_api.model import explain_errors
@@ -124,8 +125,9 @@ def read_run(manifest: Manifest) -> tuple[TrainingRun, tuple[str, ...]]:
     try:
         return TrainingRun.read_stored(known), ()
     except ValidationError as error:
-        metadata = Metadata.model_construct(generation=known["metadata"].get("generation", 0))
-        return TrainingRun.model_construct(metadata=metadata), tuple(explain_errors(error))
+        generation: dict[str, Any] = {"generation": known["metadata"].get("generation", 0)}
+        alone: dict[str, Any] = {"metadata": Metadata.model_construct(**generation)}
+        return TrainingRun.model_construct(**alone), tuple(explain_errors(error))
 
 
 def read_pod(manifest: Manifest, assigned: int) -> Pod:

@@ -3,7 +3,7 @@
 from trainyard_api.protocol import AgentState
 from trainyard_api.status import Phase, Reason, Recovery
 
-from .decision import Decision, change, nothing
+from .decision import Decision, change, nothing, shown
 from .observation import Observation, format_time
 
 WRITE_SECONDS = 5.0
@@ -18,7 +18,7 @@ def running(seen: Observation) -> Decision | None:
         return nothing(seen, look_again=LOOK_SECONDS)
     up = agent.resumed_step is not None or agent.progress is not None
     trains = seen.stage.kind == "pretrain"
-    progress = agent.progress or seen.status.progress
+    progress = shown(agent.progress) if agent.progress else seen.status.progress
     if progress and seen.agent_changed:
         progress = progress.model_copy(update={"heartbeat_time": format_time(seen.agent_changed)})
     status = change(
