@@ -84,7 +84,7 @@ class WorkQueue:
     def retry(self, key: Key) -> float:
         """Look at `key` again after a wait that doubles with each failure in a row; returns the wait in seconds."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        longest = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (failures - 1))
+        longest = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** (failures - 1))
         wait = longest * (0.5 + self._jitter() / 2)
         self.retries += 1
         self.add_after(key, wait)
