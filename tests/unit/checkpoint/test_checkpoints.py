@@ -1,0 +1,209 @@
+"""Checkpoints on a real disk: what is damaged is put aside, what is older can't write, nothing begins anew in silence."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training import TINY, TINY_LLAMA
+from trainyard_api.stages import ModelSettings, PretrainStage
+from trainyard_trainer.checkpoint.manifest import Cursor
+from trainyard_trainer.checkpoint.restore import load_state, load_weights, refuse_other_training
+from trainyard_trainer.checkpoint.store import Checkpoints
+from trainyard_trainer.engine.engine import Engine
+from trainyard_trainer.engine.randomness import restore_streams, save_streams, seed_streams
+from trainyard_trainer.errors import PermanentError, RetryableError
+from trainyard_trainer.group import Group
+from trainyard_trainer.models.build import build_model, model_config
+from trainyard_trainer.stages.pretrain import train
+
+CURSOR = Cursor(seed=7, global_batch=8, sequence_length=16, data_digest="d")
+
+
+def an_engine(device: torch.device, seed: int = 7, **deepspeed: object) -> Engine:
+    settings = ModelSettings.model_validate(TINY_LLAMA)
+    model = build_model(model_config(settings, vocab_size=300, end_of_text=0, sequence_length=16), seed)
+    return Engine(model, PretrainStage.model_validate(TINY | {"deepspeed": deepspeed}), 1, device)
+
+
+@pytest.fixture(scope="session")
+def engine(device: torch.device) -> Engine:
+    return an_engine(device)
+
+
+@pytest.fixture
+def saved(group: Group, engine: Engine) -> Path:
+    """Checkpoints of steps 10 and 20."""
+    checkpoints = Checkpoints(group, keep=2)
+    for step in (10, 20):
+        checkpoints.save(step, engine, CURSOR)
+    return checkpoints.folder
+
+
+def newest_step(group: Group) -> int | None:
+    newest = Checkpoints(group, keep=2).newest()
+    return newest[0].step if newest else None
+
+
+def shard(checkpoint: Path) -> Path:
+    return checkpoint / "rank-00000.safetensors"
+
+
+def truncate(checkpoint: Path) -> None:
+    shard(checkpoint).write_bytes(shard(checkpoint).read_bytes()[:-100])
+
+
+def flip_a_bit(checkpoint: Path) -> None:
+    content = bytearray(shard(checkpoint).read_bytes())
+    content[len(content) // 2] ^= 1
+    shard(checkpoint).write_bytes(content)
+
+
+def halve_the_manifest(checkpoint: Path) -> None:
+    manifest = checkpoint / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[: manifest.stat().st_size // 2])
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a truncated shard": (truncate, "rank-00000.safetensors has "),
+    "a flipped bit": (flip_a_bit, "rank-00000.safetensors has other content"),
+    "a missing shard": (lambda checkpoint: shard(checkpoint).unlink(), "rank-00000.safetensors is missing"),
+    "half a manifest": (halve_the_manifest, "manifest.json is damaged"),
+    "no manifest": (lambda checkpoint: (checkpoint / "manifest.json").unlink(), "manifest.json is missing"),
+    "a manifest of another kind": (
+        lambda checkpoint: (checkpoint / "manifest.json").write_text("[]"),
+        "manifest.json is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(
+    group: Group, saved: Path, damage: Callable[[Path], object], reason: str
+) -> None:
+    damage(saved / "step-00000020")
+    assert newest_step(group) == 10
+    assert (saved / "step-00000020.bad/reason.txt").read_text().startswith(reason)
+    assert newest_step(group) == 10
+
+
+def test_when_all_are_damaged_nothing_begins_anew(group: Group, saved: Path) -> None:
+    truncate(saved / "step-00000010")
+    flip_a_bit(saved / "step-00000020")
+    for _ in range(2):  # also not at the next try, when they are put aside already
+        with pytest.raises(PermanentError, match=r"every checkpoint is bad .*step-00000010\.bad, step-00000020\.bad"):
+            newest_step(group)
+
+
+def test_without_a_checkpoint_training_begins(group: Group) -> None:
+    assert newest_step(group) is None
+
+
+def test_what_was_being_written_is_no_checkpoint(group: Group, saved: Path) -> None:
+    shutil.copytree(saved / "step-00000020", saved / "step-00000030.1.tmp")
+    assert newest_step(group) == 20
+    assert not (saved / "step-00000030.1.tmp").exists()
+
+
+def test_an_older_attempt_can_not_begin(group: Group, saved: Path) -> None:
+    Checkpoints(replace(group, attempt=3), keep=2)
+    with pytest.raises(RetryableError, match="attempt 3 has begun; attempt 2 is over"):
+        Checkpoints(replace(group, attempt=2), keep=2)
+
+
+def test_an_older_attempt_can_not_commit(group: Group, engine: Engine) -> None:
+    older = Checkpoints(group, keep=2)
+    Checkpoints(replace(group, attempt=2), keep=2)
+    with pytest.raises(RetryableError, match="attempt 2 has begun; attempt 1 saves nothing any more"):
+        older.save(10, engine, CURSOR)
+    assert newest_step(replace(group, attempt=2)) is None
+
+
+def test_only_a_commit_prunes(group: Group, engine: Engine, saved: Path) -> None:
+    Checkpoints(group, keep=2).save(30, engine, CURSOR)
+    assert sorted(each.name for each in saved.iterdir()) == ["fence", "step-00000020", "step-00000030"]
+
+
+def test_storage_that_can_not_be_written_is_worth_another_try(group: Group, engine: Engine) -> None:
+    checkpoints = Checkpoints(group, keep=2)
+    (checkpoints.folder / "step-00000010.1.tmp").write_text("in the way")
+    with pytest.raises(RetryableError, match=r"checkpoints: rank 0: .*step-00000010"):
+        checkpoints.save(10, engine, CURSOR)
+
+
+def test_the_manifest_says_what_the_checkpoint_is(group: Group, saved: Path) -> None:
+    manifest = json.loads((saved / "step-00000020/manifest.json").read_text())
+    assert (manifest["step"], manifest["attempt"], manifest["worldSize"], manifest["zeroStage"]) == (20, 1, 1, 0)
+    assert manifest["cursor"] == {"seed": 7, "globalBatch": 8, "sequenceLength": 16, "dataDigest": "d"}
+    assert manifest["parameters"]["model.embed_tokens.weight"] == [300, 32]
+    [only] = manifest["shards"]
+    assert only["bytes"] == shard(saved / "step-00000020").stat().st_size
+    assert len(only["sha256"]) == len(manifest["settingsDigest"]) == 64
+
+
+def test_weights_come_back(group: Group, device: torch.device, engine: Engine, saved: Path) -> None:
+    newest = Checkpoints(group, keep=2).newest()
+    assert newest
+    other = an_engine(device, seed=8)
+    load_state(other, *newest, group)
+    pairs = zip(engine.fragments(), other.fragments(), strict=True)
+    assert all(torch.equal(one.state[kind], two.state[kind]) for one, two in pairs for kind in one.state)
+
+
+OTHER_TRAININGS = {
+    "another batch": (CURSOR.model_copy(update={"global_batch": 16}), 20, r"pretrain\.globalBatch: .*with 8, not 16"),
+    "another seed": (CURSOR.model_copy(update={"seed": 8}), 20, r"seed: .*with 7, not 8"),
+    "other data": (CURSOR.model_copy(update={"data_digest": "e"}), 20, r"pretrain\.data: "),
+    "fewer steps than are done": (CURSOR, 19, r"pretrain\.steps: 19, but the checkpoint has 20 done"),
+}
+
+
+@pytest.mark.parametrize(("cursor", "steps", "message"), OTHER_TRAININGS.values(), ids=OTHER_TRAININGS.keys())
+def test_a_checkpoint_is_not_taken_for_another_training(
+    group: Group, saved: Path, cursor: Cursor, steps: int, message: str
+) -> None:
+    newest = Checkpoints(group, keep=2).newest()
+    assert newest
+    with pytest.raises(PermanentError, match=message):
+        refuse_other_training(newest[0], cursor, steps)
+
+
+def test_a_checkpoint_is_not_taken_for_another_model(group: Group, saved: Path) -> None:
+    newest = Checkpoints(group, keep=2).newest()
+    assert newest
+    wider = ModelSettings.model_validate({"type": "llama", "config": TINY_LLAMA["config"] | {"hidden_size": 64}})
+    model = build_model(model_config(wider, vocab_size=300, end_of_text=0, sequence_length=16), seed=0)
+    with pytest.raises(PermanentError, match=r"pretrain\.model\.config: .*\[300, 64\] here and \[300, 32\] in the"):
+        load_weights(model, *newest)
+
+
+def test_what_deepspeed_refuses_is_told_in_its_words(device: torch.device) -> None:
+    with pytest.raises(PermanentError, match=r"pretrain\.deepspeed: DeepSpeed refuses it: .*stage"):
+        an_engine(device, zero_optimization={"stage": 4})
+
+
+def test_training_that_diverges_says_at_which_step(device: torch.device, group: Group) -> None:
+    broken = TINY | {"model": {"type": "llama", "config": TINY_LLAMA["config"] | {"rms_norm_eps": -1.0}}}
+    job = group.job.model_copy(update={"settings": broken})
+    with pytest.raises(PermanentError, match="diverged at step 1: loss nan"):
+        train(replace(group, job=job), device)
+
+
+def test_random_streams_go_on_where_they_were_saved() -> None:
+    import random
+
+    import numpy as np
+
+    def draw() -> list[float]:
+        return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(1).item()]
+
+    seed_streams(seed=1, step=2, rank=3)
+    draw()
+    streams = save_streams()
+    expected = draw()
+    seed_streams(seed=9, step=9, rank=9)
+    restore_streams(streams)
+    assert draw() == expected

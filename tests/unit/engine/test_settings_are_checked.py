@@ -1,0 +1,109 @@
+"""What can't be trained is refused at the start, by the name of its field and with a way out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training import TINY, TINY_GPT2_WITH_DROPOUT, TINY_LLAMA, a_corpus, a_job
+from trainyard_api.stages import ModelSettings, PretrainStage
+from trainyard_trainer.data.shards import TokenShards
+from trainyard_trainer.engine.batches import Batches
+from trainyard_trainer.engine.configuration import deepspeed_configuration
+from trainyard_trainer.errors import PermanentError
+from trainyard_trainer.group import Group
+from trainyard_trainer.models.build import build_model, model_config
+from transformers import PretrainedConfig
+
+
+def config_of(model: dict[str, Any], **more: Any) -> PretrainedConfig:
+    settings = ModelSettings(type=model["type"], config=model["config"] | more)
+    return model_config(settings, vocab_size=300, end_of_text=0, sequence_length=16)
+
+
+MODEL_MISTAKES = {
+    "a misspelt key": ({"hidden_sise": 64}, r"pretrain\.model\.config\.hidden_sise: .*hidden_size"),
+    "a key of the other type": ({"n_embd": 64}, r"pretrain\.model\.config\.n_embd: unknown for llama"),
+    "a type of weights, which DeepSpeed decides": ({"dtype": "bfloat16"}, r"pretrain\.model\.config\.dtype: unknown"),
+    "fewer positions than a sequence has": (
+        {"max_position_embeddings": 8},
+        r"pretrain\.model\.config\.max_position_embeddings: 8 .*pretrain\.sequenceLength, 16",
+    ),
+    "heads that don't divide the width": ({"num_attention_heads": 3}, r"pretrain\.model\.config: .*multiple"),
+    "a number that is a text": ({"hidden_size": "wide"}, r"pretrain\.model\.config: .*hidden_size"),
+    "an activation that doesn't exist": ({"hidden_act": "wavy"}, r"pretrain\.model\.config: .*wavy"),
+}
+
+
+@pytest.mark.parametrize(("more", "message"), MODEL_MISTAKES.values(), ids=MODEL_MISTAKES.keys())
+def test_a_mistake_in_the_model(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(PermanentError, match=message):
+        build_model(config_of(TINY_LLAMA, **more), seed=0)
+
+
+@pytest.mark.parametrize("model", [TINY_LLAMA, TINY_GPT2_WITH_DROPOUT], ids=["llama", "gpt2"])
+def test_first_weights_are_a_function_of_the_seed(model: dict[str, Any]) -> None:
+    config = config_of(model)
+    one = build_model(config, seed=1).state_dict()
+    torch.rand(3)
+    again, other = build_model(config, seed=1).state_dict(), build_model(config, seed=2).state_dict()
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_model_follows_the_tokenizer_and_the_stage() -> None:
+    config = config_of(TINY_GPT2_WITH_DROPOUT)
+    assert (config.vocab_size, config.n_positions, config.eos_token_id) == (300, 16, 0)
+    assert build_model(config, seed=0).config._attn_implementation == "sdpa"
+
+
+DEEPSPEED_MISTAKES = {
+    "bf16 without ZeRO": ({"bf16": {"enabled": True}}, r"pretrain\.deepspeed\.zero_optimization\.stage: 0 with bf16"),
+    "fp16": ({"fp16": {"enabled": True}}, r"pretrain\.deepspeed\.fp16: .*use bf16"),
+    "optimizer state on NVMe": (
+        {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}},
+        r"pretrain\.deepspeed\.zero_optimization\.offload_optimizer\.device: nvme",
+    ),
+    "ZeRO that is no object": ({"zero_optimization": 2}, r"pretrain\.deepspeed\.zero_optimization: must be an object"),
+}
+
+
+@pytest.mark.parametrize(("section", "message"), DEEPSPEED_MISTAKES.values(), ids=DEEPSPEED_MISTAKES.keys())
+def test_a_mistake_in_the_deepspeed_section(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(PermanentError, match=message):
+        deepspeed_configuration(PretrainStage.model_validate(TINY | {"deepspeed": section}), accumulation=2)
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
+    return TokenShards(a_corpus(tmp_path_factory.mktemp("prepared")) / "train")
+
+
+def batches(tokens: TokenShards, world_size: int, rank: int = 0, **settings: Any) -> Batches:
+    stage = PretrainStage.model_validate(TINY | settings)
+    job = a_job("pretrain", Path("/storage/base"), TINY, {})
+    return Batches(tokens, stage, Group(job, 1, rank, world_size, rank, Path("/storage/base"), {}))
+
+
+BATCH_MISTAKES = {
+    "a batch that ranks can't share": ({"globalBatch": 6}, r"pretrain\.globalBatch: 6 .*use a multiple of 4"),
+    "a batch that is more than all the text": (
+        {"globalBatch": 4096, "sequenceLength": 64},
+        r"pretrain\.globalBatch: 4096 .*pretrain\.sequenceLength",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), BATCH_MISTAKES.values(), ids=BATCH_MISTAKES.keys())
+def test_a_mistake_in_the_batch(tokens: TokenShards, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(PermanentError, match=message):
+        batches(tokens, 2, **settings)
+
+
+def test_a_global_batch_holds_the_same_samples_for_any_number_of_ranks(tokens: TokenShards) -> None:
+    def rows(world_size: int) -> list[list[int]]:
+        parts = [list(batches(tokens, world_size, rank).micro_batches(5)) for rank in range(world_size)]
+        return sorted(torch.cat([torch.cat(part) for part in parts]).tolist())
+
+    assert len(rows(1)) == 8
+    assert rows(1) == rows(2) == rows(4)
