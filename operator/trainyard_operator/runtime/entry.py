@@ -132,7 +132,7 @@ async def _work(options: Options, stop: asyncio.Event) -> None:
         if "watch" in url.query and code == "200":
             health.saw(url.path)
 
-    queue = WorkQueue()
+    queue = WorkQueue(on_taken=metrics.record_queued)
     store = Store(queue.add, _now)
     access = Access(find_connection(), answered)
     async with AsyncExitStack() as open_things:

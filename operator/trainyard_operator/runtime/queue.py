@@ -5,6 +5,7 @@ As client-go's: a key that is added while it is worked on is worked on again aft
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -15,10 +16,16 @@ LONGEST_RETRY_SECONDS = 60.0
 
 
 class WorkQueue:
-    """Keys of runs that need a look. `jitter` gives numbers in [0, 1), so that retries of many keys spread out."""
+    """Keys of runs that need a look. `jitter` gives numbers in [0, 1), so that retries of many keys spread out;
+    `on_taken` is told the seconds that each key has spent in the queue.
+    """
 
-    def __init__(self, jitter: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, jitter: Callable[[], float] = random.random, on_taken: Callable[[float], None] = lambda seconds: None
+    ) -> None:
         self._jitter = jitter
+        self._on_taken = on_taken
+        self._added: dict[Key, float] = {}
         self._ready: deque[Key] = deque()
         self._waiting: set[Key] = set()
         self._in_hand: set[Key] = set()
@@ -41,6 +48,7 @@ class WorkQueue:
         elif key not in self._waiting:
             self.adds += 1
             self._waiting.add(key)
+            self._added[key] = time.monotonic()
             self._ready.append(key)
             self._some.set()
 
@@ -68,6 +76,7 @@ class WorkQueue:
         key = self._ready.popleft()
         self._waiting.discard(key)
         self._in_hand.add(key)
+        self._on_taken(time.monotonic() - self._added.pop(key))
         return key
 
     def done(self, key: Key) -> None:
