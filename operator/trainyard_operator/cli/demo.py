@@ -65,7 +65,7 @@ async def _kill_on_the_way(local: LocalRun, view: View) -> None:
     killed = False
     while time.monotonic() < deadline:
         state = None if killed else _training(local)
-        if state and _due(state):
+        if state and due(state):
             assert state.progress
             pid = state.ranks[0].pid
             os.kill(pid, signal.SIGKILL)
@@ -76,7 +76,7 @@ async def _kill_on_the_way(local: LocalRun, view: View) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _due(state: AgentState) -> bool:
+def due(state: AgentState) -> bool:
     """Whether there is something to lose, and something to go back to."""
     if not state.progress or not state.checkpoint:
         return False

@@ -1,5 +1,6 @@
 """What `trainyard run` makes of a run whose name it has seen before: go on, refuse, or begin anew."""
 
+import asyncio
 import shutil
 import uuid
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from trainyard_api.names import API_VERSION, KIND
 from trainyard_api.run import TrainingRun
 from trainyard_api.status import Phase, Reason, Status
 
+from ..cluster import processes
 from ..cluster.home import Home
 from ..cluster.protocol import Manifest
 from .inputs import InputError
@@ -81,6 +83,8 @@ def resumed(status: Status) -> Status:
 def discard(home: Home, run: TrainingRun, say: Callable[[str], None]) -> None:
     """Delete a run's status, logs and artifacts, after saying so. Its lock stays: we hold it."""
     namespace, name = run.key
+    if known := home.read_run(namespace, name):
+        asyncio.run(processes.end(f"{known['metadata']['uid']}/"))
     folder = home.folder(namespace, name)
     for doomed in (made_by(home, run), *(each for each in folder.glob("*") if each.name != "lock")):
         if doomed.exists():
