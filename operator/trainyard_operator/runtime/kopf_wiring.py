@@ -65,7 +65,10 @@ async def watch(store: Store, access: Access, namespaces: tuple[str, ...], start
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks, timeout=STOP_SECONDS)
+        stopped, _ = await asyncio.wait(tasks, timeout=STOP_SECONDS)
+        for task in stopped:
+            if not task.cancelled() and task.exception():
+                log.debug("kopf's task ended", extra={"task": task.get_name(), "error": str(task.exception())})
 
 
 async def _fail_when(refused: asyncio.Event) -> None:
