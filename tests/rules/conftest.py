@@ -1,0 +1,39 @@
+"""The scraped run that all tests of queries share."""
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conditions import eventually
+from rules.scraping import Prometheus, page, rank_of, scraping, trained, trainyard
+from trainyard_api.names import AGENT_PORT
+
+
+@pytest.fixture(scope="session")
+def prometheus_binary() -> Path:
+    """Debian's Prometheus, installed or unpacked by `make test`."""
+    found = shutil.which("prometheus", path=f"{os.environ['PATH']}:.venv/prometheus/usr/bin")
+    assert found, (
+        "these tests ask a real Prometheus; `make prometheus` unpacks Debian's, or: apt-get install prometheus"
+    )
+    return Path(found).absolute()
+
+
+@pytest.fixture(scope="session")
+def prometheus(prometheus_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Prometheus after some scrapes of the run, whose rank was killed once, and which trains on."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    targets = folder / "agents.json"
+    with trainyard(folder) as operator_url, scraping(prometheus_binary, folder, operator_url, targets) as url:
+        first = trained(folder, targets, steps=60)
+        os.kill(rank_of(first), signal.SIGKILL)
+        second = trained(folder, targets, steps=60, after=first)
+        pages = page(f"{operator_url}/metrics") + page(f"http://{second}:{AGENT_PORT}/metrics")
+        server = Prometheus(url, frozenset(re.findall(r"^# TYPE (\S+)", pages, re.MULTILINE)))
+        for shown in ("trainyard_held_out_loss", 'rate(trainyard_recovery_seconds_bucket{part="reform"}[10s])'):
+            eventually(lambda query=shown: server.query(query), 60, f"scrapes that show {shown}")
+        yield server

@@ -1,0 +1,65 @@
+"""Each query of the Grafana dashboard, put to a real Prometheus that has scraped a real run."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rules.scraping import Prometheus
+
+DASHBOARD = json.loads(Path("charts/trainyard/dashboards/trainyard.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+TARGETS = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
+
+VARIABLES = {"$namespace": ".*", "$run": ".*", "$__rate_interval": "10s"}
+NEEDS_A_CLUSTER = {"rest_client_requests_total"}
+"""Exported everywhere, but with samples only where there is an API server to ask."""
+
+
+def promql(expression: str) -> str:
+    """The query as Grafana sends it, with its variables replaced."""
+    for variable, value in VARIABLES.items():
+        expression = expression.replace(variable, value)
+    return expression
+
+
+def metrics(expression: str) -> set[str]:
+    """Names of the metrics that a query reads, as they are exported: without a histogram's suffix."""
+    found = re.findall(r"\b(?:trainyard|workqueue|rest_client)_\w+", expression)
+    return {name.removesuffix("_bucket") for name in found}
+
+
+@pytest.mark.parametrize(("panel", "expression"), TARGETS, ids=[f"{title}: {expr}" for title, expr in TARGETS])
+def test_a_query_finds_data(panel: str, expression: str, prometheus: Prometheus) -> None:
+    assert "$" not in promql(expression), "a variable that this test doesn't know"
+    read = metrics(expression)
+    assert read, f"{panel}: reads no metric"
+    assert read <= prometheus.exported, f"{panel}: {read - prometheus.exported} is exported by nobody"
+    found = prometheus.query(promql(expression))
+    assert found or read <= NEEDS_A_CLUSTER, f"{panel}: no data for {promql(expression)}"
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
+def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict[str, Any]) -> None:
+    assert panel["title"]
+    assert panel["description"]
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
+def test_panels_do_not_overlap() -> None:
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in DASHBOARD["panels"])
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+
+
+def test_recoveries_are_counted_by_the_cause_that_status_names(prometheus: Prometheus) -> None:
+    (series,) = prometheus.query("trainyard_restarts_total")
+    assert series["metric"]["cause"] == "ProcessFailed"
+    assert series["value"][1] == "1"
