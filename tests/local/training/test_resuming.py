@@ -91,9 +91,9 @@ def test_ranks_start_without_chatter(undisturbed: Ranks) -> None:
 
 def test_the_exported_model_is_the_trained_one(undisturbed: Ranks, corpus: Path, tmp_path: Path) -> None:
     Ranks(a_job("export", tmp_path / "export", {"model": "base"}, {"model": undisturbed.output}), 1).succeed()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trainyard_trainer.data.shards import TokenShards
     from trainyard_trainer.engine.batches import read_samples
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "export/model", local_files_only=True)
     tokens = read_samples(TokenShards(corpus / "held-out"), list(range(5)), 16)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from trainyard_api.status import CheckpointStatus
@@ -26,7 +27,7 @@ from ..artifacts import settings_digest, sync_folder
 from ..engine.engine import Engine
 from ..engine.processes import from_rank_0, gather
 from ..engine.randomness import save_streams
-from ..errors import PermanentError, RetryableError
+from ..errors import PermanentError, RetryableError, StageError, from_exception
 from ..group import Group
 from .manifest import (
     MANIFEST,
@@ -56,14 +57,14 @@ class Checkpoints:
 
     def newest(self) -> tuple[Manifest, Path] | None:
         """The newest good checkpoint; None if there never was one. Bad ones on the way are quarantined."""
-        steps = from_rank_0(committed_steps(self.folder))
+        steps = from_rank_0(committed_steps(self.folder) if self.group.rank == 0 else [])
         for step in reversed(steps):
             folder = self.folder / folder_name(step)
             manifest, mistake = self._verify_my_share(folder)
             mistakes = [each for each in gather(mistake) if each]
             if manifest and not mistakes:
                 return manifest, folder
-            self._on_rank_0(lambda folder=folder, reason=mistakes[0]: _quarantine(folder, reason))
+            self._on_rank_0(partial(_quarantine, folder, mistakes[0]))
         if quarantined := from_rank_0(sorted(each.name for each in self.folder.glob("step-*.bad"))):
             raise PermanentError(
                 f"{self.folder}: every checkpoint is bad ({', '.join(quarantined)}; see reason.txt in each); restore one, "
@@ -108,13 +109,13 @@ class Checkpoints:
     def _write_my_shard(self, folder: Path, engine: Engine) -> list[Shard]:
         """Write this rank's shard; all ranks' shards once all are on disk."""
         mine = engine.fragments() if self.group.rank == 0 or not engine.replicated else []
-        shard, failure = None, ""
+        path = folder / f"rank-{self.group.rank:05}.safetensors"
+        shard, failure = None, None
         try:
-            path = folder / f"rank-{self.group.rank:05}.safetensors"
             shard = write_shard(path, shard_bytes(mine, save_streams()))
         except OSError as error:
-            failure = str(error)
-        self._raise_any(gather(failure))
+            failure = _failure(error)
+        _raise_any(gather(failure))
         return [each for each in gather(shard) if each]
 
     def _commit(self, temporary: Path, final: Path, manifest: Manifest) -> None:
@@ -153,18 +154,13 @@ class Checkpoints:
 
     def _on_rank_0(self, act: Callable[[], object]) -> None:
         """Let rank 0 act on the folder; what fails there, fails on every rank, so that none waits for the others."""
-        failure = ""
+        failure = None
         if self.group.rank == 0:
             try:
                 act()
             except (OSError, RetryableError) as error:
-                failure = str(error)
-        self._raise_any([from_rank_0(failure)])
-
-    def _raise_any(self, failures: list[str]) -> None:
-        for rank, failure in enumerate(failures):
-            if failure:
-                raise RetryableError(f"checkpoints: rank {rank}: {failure}")
+                failure = _failure(error)
+        _raise_any([from_rank_0(failure)])
 
 
 def folder_name(step: int) -> str:
@@ -175,6 +171,22 @@ def folder_name(step: int) -> str:
 def committed_steps(folder: Path) -> list[int]:
     """Steps with a committed checkpoint, good or not, in ascending order."""
     return sorted(int(found[1]) for each in folder.iterdir() if (found := _STEP.fullmatch(each.name)))
+
+
+_Failure = tuple[type[StageError], str]
+
+
+def _failure(error: Exception) -> _Failure:
+    """What to raise on every rank, for an error of one: what isn't known to last is worth another try."""
+    known = from_exception(error)
+    return (PermanentError if isinstance(known, PermanentError) else RetryableError), str(known or error)
+
+
+def _raise_any(failures: list[_Failure | None]) -> None:
+    for rank, failure in enumerate(failures):
+        if failure:
+            kind, text = failure
+            raise kind(f"checkpoints: rank {rank}: {text}")
 
 
 def _quarantine(folder: Path, reason: str) -> None:

@@ -8,6 +8,7 @@ metadata: starts                                                   JSON, paramet
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -32,7 +33,7 @@ class Shards:
     """The shards of one checkpoint together, as whole tensors or any range of them."""
 
     def __init__(self, paths: list[Path]) -> None:
-        self._files = [safe_open(path, framework="pt") for path in paths]
+        self._files: list[Any] = [safe_open(path, framework="pt") for path in paths]
         self._starts = [json.loads(file.metadata()["starts"]) for file in self._files]
 
     def read(self, kind: str, name: str, start: int, stop: int) -> Tensor:

@@ -44,4 +44,6 @@ def load_trained(folder: Path) -> TrainedModel:
 
 def same_tokenizer(one: Path, other: Path) -> bool:
     """Whether two tokenizer folders turn text into the same tokens."""
-    return json.loads((one / "tokenizer.json").read_bytes()) == json.loads((other / "tokenizer.json").read_bytes())
+    return bool(
+        json.loads((one / "tokenizer.json").read_bytes()) == json.loads((other / "tokenizer.json").read_bytes())
+    )

@@ -67,7 +67,7 @@ class HeldOut:
             first = start + self.group.rank * at_once
             mine = range(first, min(first + at_once, self.count))
             tokens_BT = read_samples(self.tokens, list(mine) or [0], self.stage.sequence_length)
-            total += engine.sequence_losses(tokens_BT)[: len(mine)].sum().item()
+            total += float(engine.sequence_losses(tokens_BT)[: len(mine)].sum())
         return processes.add_up(total)[0] / (self.count * self.stage.sequence_length)
 
 

@@ -88,7 +88,8 @@ class Engine:
 def _adamw(model: nn.Module, settings: OptimizerSettings) -> AdamW:
     """AdamW with decay on matrices of linear layers alone: not on norms, biases, embeddings."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for parameter in model.parameters():
         (kept if parameter.ndim < 2 or id(parameter) in embeddings else decayed).append(parameter)
     return torch.optim.AdamW(

@@ -6,6 +6,7 @@ saved streams have no owner, and new ones are derived from (seed, step, rank).
 
 import hashlib
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +24,14 @@ def seed_streams(seed: int, step: int, rank: int) -> None:
 def save_streams() -> dict[str, Tensor]:
     """The state of every stream of this rank, as tensors without any pickled object."""
     _, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached_gauss = np.random.get_state(legacy=True)
+    numpy: dict[str, Any] = dict(np.random.get_state(legacy=False))
     streams = {
         "torch": torch.get_rng_state(),
         "python": torch.tensor(words, dtype=torch.int64),
         "python_gauss": _doubles(gauss is not None, gauss or 0.0),
-        "numpy": torch.from_numpy(keys.astype(np.int64)),
-        "numpy_position": torch.tensor([position, has_gauss]),
-        "numpy_gauss": _doubles(cached_gauss),
+        "numpy": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
+        "numpy_position": torch.tensor([numpy["state"]["pos"], numpy["has_gauss"]]),
+        "numpy_gauss": _doubles(numpy["gauss"]),
     }
     if torch.cuda.is_available():
         streams["cuda"] = torch.cuda.get_rng_state()

@@ -9,6 +9,7 @@ asks for ranges of elements. The moments are made here before DeepSpeed's first 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,9 @@ class Fragment:
         return self.start + len(self.state[MASTER])
 
 
-def fragments(module: nn.Module, optimizer: object, adamw: AdamW) -> Iterator[Fragment]:
+def fragments(module: nn.Module, optimizer: Any, adamw: AdamW) -> Iterator[Fragment]:
     """The fragments that this rank holds. `optimizer` is DeepSpeed's around `adamw`, or `adamw` itself without ZeRO."""
+    parameter: Any  # with what DeepSpeed hangs on it
     for name, parameter in module.named_parameters():
         if hasattr(parameter, "ds_tensor"):
             group, offset, length = optimizer.grad_position[optimizer.get_param_id(parameter)]
@@ -61,9 +63,9 @@ def set_steps(adamw: AdamW, steps: int) -> None:
 
 def _moments(adamw: AdamW, flat: Tensor) -> dict[str, Tensor]:
     """AdamW's state of a tensor; before the first step, the zeros that it would begin with."""
-    if not adamw.state[flat]:
-        adamw.state[flat] = {
-            "step": torch.tensor(0.0),
-            **{kind: torch.zeros_like(flat, memory_format=torch.preserve_format) for kind in MOMENTS},
-        }
-    return adamw.state[flat]
+    state: dict[str, Tensor] = adamw.state[flat]
+    if not state:
+        state["step"] = torch.tensor(0.0)
+        for kind in MOMENTS:
+            state[kind] = torch.zeros_like(flat, memory_format=torch.preserve_format)
+    return state

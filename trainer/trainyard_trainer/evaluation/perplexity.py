@@ -62,5 +62,7 @@ def losses(
             each.to(device) for each in windows.batch(mine[first : first + micro_batch])
         )
         logits_BTV = model(input_ids=inputs_BT, use_cache=False).logits
-        loss_BT = cross_entropy(logits_BTV.float().transpose(1, 2), targets_BT, reduction="none")
+        loss_BT = cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), reduction="none").view_as(
+            targets_BT
+        )
         yield loss_BT[counts_BT].double().sum().item(), int(counts_BT.sum())

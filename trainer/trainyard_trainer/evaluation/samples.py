@@ -1,6 +1,6 @@
 """Text that a model writes after prompts."""
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -12,7 +12,7 @@ from ..errors import PermanentError
 
 def write_samples(trained: TrainedModel, settings: SampleSettings, seed: int) -> list[dict[str, str]]:
     """[{prompt, text}]: what follows each prompt, up to an end of text or the model's context; the seed decides."""
-    tokenizer = Tokenizer.from_file(str(Path(trained.tokenizer) / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(trained.tokenizer / "tokenizer.json"))
     return [
         {"prompt": prompt, "text": _continue(trained, tokenizer, prompt, settings, seed + number)}
         for number, prompt in enumerate(settings.prompts)
@@ -30,7 +30,8 @@ def _continue(trained: TrainedModel, tokenizer: Tokenizer, prompt: str, settings
     torch.manual_seed(seed)
     draw = {"do_sample": True, "temperature": settings.temperature, "top_k": 0} if settings.temperature else {}
     prompt_BT = torch.tensor([tokens], device=trained.model.device)
-    written_BT = trained.model.generate(
+    generate: Any = trained.model.generate
+    written_BT = generate(
         prompt_BT,
         attention_mask=torch.ones_like(prompt_BT),
         max_new_tokens=min(settings.max_new_tokens, room),

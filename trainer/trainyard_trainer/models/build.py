@@ -53,7 +53,8 @@ def build_model(config: PretrainedConfig, seed: int) -> PreTrainedModel:
     """A model in fp32 whose first weights are a function of the seed alone."""
     _, model_class = _classes(config.model_type)
     torch.manual_seed(seed)
-    return _refusing(lambda: model_class._from_config(config, attn_implementation="sdpa", dtype=torch.float32))
+    make: Callable[..., PreTrainedModel] = model_class._from_config
+    return _refusing(lambda: make(config, attn_implementation="sdpa", dtype=torch.float32))
 
 
 def _classes(model_type: str) -> tuple[type[PretrainedConfig], type[PreTrainedModel]]:
