@@ -94,6 +94,7 @@ class Case:
     agent: AgentState | None = None
     agent_changed: datetime | None = None
     assigned: bool = False
+    refusal: str = ""
 
     def in_stage(self, stage: str = "base", phase: Phase = Phase.RUNNING, attempt: int = 2, **fields: Any) -> Self:
         """The run with a status that has got to this stage."""
@@ -126,6 +127,10 @@ class Case:
         """The run with an agent that waits for its assignment."""
         return replace(self, agent=AgentState(version=1, master_port=29500), agent_changed=ago(1))
 
+    def refused(self, message: str) -> Self:
+        """The run whose pods the cluster would not have."""
+        return replace(self, refusal=message)
+
     def seen(self) -> Observation:
         """All of it as an observation."""
         run, errors = read_run(self.run)
@@ -141,6 +146,7 @@ class Case:
             agent_changed=self.agent_changed,
             settings=Settings(trainer_image="trainer:1"),
             storage_uri="file:///storage",
+            refusal=self.refusal,
         )
 
     def decide(self) -> Decision:

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     # on the way
     STAGE_PENDING = "StagePending"
     WAITING_FOR_CAPACITY = "WaitingForCapacity"
+    POD_REFUSED = "PodRefused"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_NOT_STARTED = "ContainerNotStarted"
     WAITING_FOR_AGENTS = "WaitingForAgents"

@@ -84,6 +84,10 @@ STUCK: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], bool]]] = {
         small_run("read-only", storage={"uri": "file:///opt/elsewhere"}),
         failed("PermanentError", "storage", "/opt/elsewhere"),
     ),
+    "a pod that the API server refuses": (
+        small_run("refused", template={"spec": {"nodeSelector": {"no key": "x"}}}),
+        waits("PodRefused", "spec.nodeSelector"),
+    ),
     "a template that reaches into the node": (
         small_run("nosy", template={"spec": {"hostPID": True}}),
         failed("InvalidSpec", "spec.template.spec.hostPID"),

@@ -87,9 +87,7 @@ class LiveView:
 
 def table_of(name: str, status: Status) -> Group:
     """A row a stage, then what happens now, then the recoveries."""
-    table = Table(
-        title=f"{name} · attempt {status.attempt} · restarts {status.restarts.total}", title_justify="left"
-    )
+    table = Table(title=f"{name} · attempt {status.attempt} · restarts {status.restarts.total}", title_justify="left")
     for column in ("stage", "phase", "step", "loss", "held-out", "tokens/s", "left", "checkpoint"):
         table.add_column(column, justify="left" if column in ("stage", "phase") else "right")
     for stage in status.stages:

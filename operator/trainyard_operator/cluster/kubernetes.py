@@ -20,7 +20,7 @@ from trainyard_api.run import TrainingRun
 
 from .access import Access
 from .pace import Pace, retry_after
-from .protocol import ConflictError, GoneError, Manifest
+from .protocol import ConflictError, GoneError, Manifest, RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ ATTEMPT_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 DEADLINE_SECONDS = 90.0
 """The whole of a call, with what the server's Retry-After and our own pace add."""
 OVERLOADED = (429, 503)
+REFUSED = (400, 403, 422)
+"""What a POST gets that is invalid, over a quota, or against a policy."""
 DEFAULT_HOLD_SECONDS = 1.0
 
 
@@ -42,6 +44,7 @@ class ApiError(Exception):
         super().__init__(f"{what}: {code} {reason}: {message}")
         self.code = code
         self.reason = reason
+        self.message = message
 
 
 class KubernetesCluster:
@@ -81,6 +84,10 @@ class KubernetesCluster:
             if manifest["kind"] == "Secret":
                 return manifest
             return await self._existing(f"{path}/{manifest['metadata']['name']}", manifest)
+        except ApiError as error:
+            if error.code in REFUSED:
+                raise RefusedError(error.message) from error
+            raise
 
     async def _existing(self, path: str, wanted: Manifest) -> Manifest:
         """The object that has the wanted one's name, if it has its owner too."""

@@ -20,6 +20,10 @@ class GoneError(Exception):
     """The object isn't there any more."""
 
 
+class RefusedError(Exception):
+    """The cluster won't have the object: an invalid field, a quota, a policy. str(e) says which."""
+
+
 class Cluster(Protocol):
     """Where actions happen. Every call has a deadline of its own and may be repeated without harm."""
 
@@ -36,7 +40,10 @@ class Cluster(Protocol):
         ...
 
     async def create(self, manifest: Manifest) -> Manifest:
-        """Make a Pod or Secret. One of that name that has our owner already is success; raises ConflictError otherwise."""
+        """Make a Pod or Secret. One of that name that has our owner already is success; raises ConflictError otherwise.
+
+        Raises RefusedError if it can't be made at all.
+        """
         ...
 
     async def delete_pod(self, pod: Manifest, grace_seconds: int | None) -> None:

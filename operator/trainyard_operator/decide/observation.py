@@ -77,6 +77,8 @@ class Observation:
     """When that last differed from before."""
     settings: Settings
     storage_uri: str
+    refusal: str = ""
+    """Why the cluster would not have a pod in the last pass."""
 
     @cached_property
     def stage(self) -> Stage:

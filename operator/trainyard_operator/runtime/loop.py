@@ -11,7 +11,7 @@ from datetime import datetime
 
 from trainyard_api.names import KIND
 
-from ..cluster.protocol import Cluster, ConflictError
+from ..cluster.protocol import Cluster, ConflictError, RefusedError
 from .agents import AgentError
 from .queue import WorkQueue
 from .reconcile import Reconciler
@@ -65,7 +65,7 @@ class Loop:
         try:
             async with asyncio.timeout(PASS_SECONDS):
                 look_again = await self._reconciler.reconcile(key)
-        except (ConflictError, AgentError, TimeoutError) as error:
+        except (ConflictError, RefusedError, AgentError, TimeoutError) as error:
             wait = self._queue.retry(key)
             log.info(
                 "pass cut short", extra={"run": "/".join(key), "why": str(error), "again_in_seconds": round(wait, 2)}

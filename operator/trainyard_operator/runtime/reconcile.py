@@ -11,7 +11,7 @@ from datetime import datetime
 from trainyard_api.names import LABEL_ATTEMPT
 from trainyard_api.status import FINISHED, Status
 
-from ..cluster.protocol import Cluster, GoneError, Manifest
+from ..cluster.protocol import Cluster, ConflictError, GoneError, Manifest, RefusedError
 from ..decide.decide import decide
 from ..decide.decision import Action, Assign, CreatePod, CreateSecret, Decision, DeletePod
 from ..decide.observation import Observation, Settings, read_pod, read_run
@@ -52,7 +52,12 @@ class Reconciler:
             return None
         seen = self._observe(key, manifest)
         decision = decide(seen)
-        await self._perform(seen, decision)
+        refused: ConflictError | RefusedError | None = None
+        try:
+            await self._perform(seen, decision)
+        except (ConflictError, RefusedError) as error:
+            refused = error  # the next pass puts it into the status
+        self._store.put_refusal(key, str(refused or ""))
         wrote = decision.status != seen.status
         if wrote:
             try:
@@ -67,6 +72,8 @@ class Reconciler:
             self._agents.forget(key)
         else:
             self._agents.follow(key, decision.status.attempt)
+        if refused:
+            raise refused
         return decision.look_again
 
     def _observe(self, key: Key, manifest: Manifest) -> Observation:
@@ -88,6 +95,7 @@ class Reconciler:
             agent=view.state if view else None,
             agent_changed=view.changed if view else None,
             settings=self._settings,
+            refusal=self._store.refusal(key),
             storage_uri=self._cluster.storage_uri(run) if not errors else "",
         )
 

@@ -42,6 +42,7 @@ class Store:
         self._pods: dict[Key, dict[str, _Entry]] = {}
         self._agents: dict[str, AgentView] = {}
         self._assigned: dict[str, int] = {}
+        self._refusals: dict[Key, str] = {}
 
     def put(self, manifest: Manifest) -> None:
         """Take in a run or pod, unless what is known is newer."""
@@ -62,6 +63,8 @@ class Store:
             uid = known.manifest["metadata"]["uid"]
             self._agents.pop(uid, None)
             self._assigned.pop(uid, None)
+            if manifest["kind"] == KIND:
+                self._refusals.pop(key, None)
             self._wake(key)
         if not self._pods.get(key):
             self._pods.pop(key, None)
@@ -113,6 +116,14 @@ class Store:
     def assigned(self, pod_uid: str) -> int:
         """The attempt that a pod's agent was last assigned to by this process, 0 if none."""
         return self._assigned.get(pod_uid, 0)
+
+    def put_refusal(self, key: Key, message: str) -> None:
+        """Note why the cluster would not have a pod of the run in the last pass; empty if it would."""
+        self._refusals[key] = message
+
+    def refusal(self, key: Key) -> str:
+        """Why the cluster would not have a pod of the run in the last pass."""
+        return self._refusals.get(key, "")
 
     def _place(self, manifest: Manifest) -> tuple[Key, dict[str, _Entry], str]:
         """The key of the run that an object belongs to, and where the object is kept."""

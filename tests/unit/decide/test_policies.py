@@ -77,6 +77,15 @@ CASES: dict[str, tuple[Case, tuple[Callable[[Decision, Status], bool], ...]]] = 
         a_run().in_stage(phase=Phase.PENDING).with_pods(pod(1)),
         (does(CreateSecret, CreatePod),),
     ),
+    "what the cluster won't have is asked for again, and the status has its words": (
+        a_run().in_stage(phase=Phase.PENDING).refused("exceeded quota: team, requested: cpu=4"),
+        (
+            becomes(Phase.PENDING, Reason.POD_REFUSED),
+            says("exceeded quota"),
+            does(CreateSecret, CreatePod, CreatePod),
+            lambda d, _: d.status.waiting.reason == Reason.POD_REFUSED,
+        ),
+    ),
     "a pod of another attempt is no part of the group": (
         a_run().in_stage(phase=Phase.PENDING, attempt=3).with_pods(pod(0, attempt=2), pod(1, attempt=2)),
         (does(CreateSecret, CreatePod, CreatePod),),
