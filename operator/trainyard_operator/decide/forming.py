@@ -2,7 +2,7 @@
 
 from trainyard_api.status import Phase, Reason, Status, Waiting
 
-from .decision import CreatePod, CreateSecret, Decision, DeletePod, change
+from .decision import Action, CreatePod, CreateSecret, Decision, DeletePod, change
 from .objects import pod_manifest, secret_manifest
 from .observation import Observation, format_time
 
@@ -20,7 +20,7 @@ def forming(seen: Observation) -> Decision | None:
         for pod in seen.pods
         if pod.stage == seen.stage.name and pod.attempt < seen.status.attempt - 1 and pod.deleting is None
     )
-    actions = (CreateSecret(secret_manifest(seen)), *pods, *outdated)
+    actions: tuple[Action, ...] = (CreateSecret(secret_manifest(seen)), *pods, *outdated)
     return Decision(_refused(seen) if seen.refusal else seen.status, actions=actions, look_again=0)
 
 
