@@ -32,8 +32,12 @@ def prometheus(prometheus_binary: Path, tmp_path_factory: pytest.TempPathFactory
         first = trained(folder, targets, steps=60)
         os.kill(rank_of(first), signal.SIGKILL)
         second = trained(folder, targets, steps=60, after=first)
+        from_second = f'{{instance="{second}:{AGENT_PORT}"}}'
+        for shown in (
+            f"trainyard_held_out_loss{from_second}",
+            f"trainyard_checkpoint_stall_seconds{from_second}",
+            'rate(trainyard_recovery_seconds_bucket{part="reform"}[30s])',
+        ):
+            eventually(lambda query=shown: Prometheus(url).query(query), 60, f"scrapes that show {shown}")
         pages = page(f"{operator_url}/metrics") + page(f"http://{second}:{AGENT_PORT}/metrics")
-        server = Prometheus(url, frozenset(re.findall(r"^# TYPE (\S+)", pages, re.MULTILINE)))
-        for shown in ("trainyard_held_out_loss", 'rate(trainyard_recovery_seconds_bucket{part="reform"}[10s])'):
-            eventually(lambda query=shown: server.query(query), 60, f"scrapes that show {shown}")
-        yield server
+        yield Prometheus(url, frozenset(re.findall(r"^# TYPE (\S+)", pages, re.MULTILINE)))

@@ -68,7 +68,7 @@ class Prometheus:
     """A server that scrapes operator and agents of the run, and what they export."""
 
     url: str
-    exported: frozenset[str]
+    exported: frozenset[str] = frozenset()
     """Names of all metrics on both pages, whether or not they have samples."""
 
     def query(self, promql: str) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ def scraping(binary: Path, folder: Path, operator_url: str, targets: Path) -> It
     agents = {"job_name": "agents", "honor_labels": True, "file_sd_configs": [{"files": [str(targets)]}]}
     address = operator_url.removeprefix("http://")
     operator = {"job_name": "operator", "honor_labels": True, "static_configs": [{"targets": [address]}]}
-    config = {"global": {"scrape_interval": "500ms"}, "scrape_configs": [operator, agents]}
+    config = {"global": {"scrape_interval": "2s"}, "scrape_configs": [operator, agents]}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     command = [
         binary,
@@ -130,7 +130,8 @@ def trained(folder: Path, targets: Path, steps: int, after: str | None = None) -
         if not targets.exists() or targets.read_text() != listed:
             replace(targets, listed.encode(), 0o644)
         for address in addresses:
-            step = re.search(r"^trainyard_step{.*stage="base".*} (\S+)$", _answers(f"http://{address}:{AGENT_PORT}/metrics"), re.M)
+            shown = _answers(f"http://{address}:{AGENT_PORT}/metrics")
+            step = re.search(r"""^trainyard_step{.*stage="base".*} (\S+)$""", shown, re.MULTILINE)
             if step and float(step[1]) >= steps:
                 return address
         return None

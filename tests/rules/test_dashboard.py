@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conditions import eventually
 from rules.scraping import Prometheus
 
 DASHBOARD = json.loads(Path("charts/trainyard/dashboards/trainyard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 TARGETS = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
 
-VARIABLES = {"$namespace": ".*", "$run": ".*", "$__rate_interval": "10s"}
+VARIABLES = {"$namespace": ".*", "$run": ".*", "$__rate_interval": "30s"}
 NEEDS_A_CLUSTER = {"rest_client_requests_total"}
 """Exported everywhere, but with samples only where there is an API server to ask."""
 
@@ -36,8 +37,9 @@ def test_a_query_finds_data(panel: str, expression: str, prometheus: Prometheus)
     read = metrics(expression)
     assert read, f"{panel}: reads no metric"
     assert read <= prometheus.exported, f"{panel}: {read - prometheus.exported} is exported by nobody"
-    found = prometheus.query(promql(expression))
-    assert found or read <= NEEDS_A_CLUSTER, f"{panel}: no data for {promql(expression)}"
+    found = prometheus.query(promql(expression))  # a query that isn't valid fails here
+    if not found and not read <= NEEDS_A_CLUSTER:  # a scrape that took too long leaves a gap
+        eventually(lambda: prometheus.query(promql(expression)), 20, f"{panel}: data for {promql(expression)}")
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
