@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PROMETHEUS := .venv/prometheus
+BENCHMARKS := kind_latency
 
 .PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus
 
@@ -37,8 +38,8 @@ test: lint prometheus ## lint, unit, property, local, chart, rules; no cluster
 test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leaves nothing behind
 	images/cluster.sh up && $(BIN)/pytest tests/kind; code=$$?; images/cluster.sh down; exit $$code
 
-bench: $(INSTALLED) ## benchmarks, one figure a line
-	@for each in $(notdir $(basename $(wildcard benchmarks/[a-z]*.py))); do $(BIN)/python -m benchmarks.$$each || exit 1; done
+bench: $(INSTALLED) ## benchmarks, one figure a line; needs make kind-up
+	@for each in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$each || exit 1; done
 
 generate: $(INSTALLED) ## CRD, reference, dashboard and install.yaml from their sources
 	$(BIN)/python -m trainyard_api.crd --write
@@ -49,7 +50,7 @@ generate: $(INSTALLED) ## CRD, reference, dashboard and install.yaml from their 
 images: ## build both images, push them to a registry on this machine
 	images/build.sh
 
-kind-up: ## kind cluster with registry, images, storage and chart
+kind-up: ## kind cluster with registry, images, storage and chart; repeat it to bring up the working tree
 	images/cluster.sh up
 
 kind-down: ## remove all that kind-up made

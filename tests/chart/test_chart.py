@@ -9,18 +9,10 @@ from typing import Any
 import helm_python
 import pytest
 import yaml
+from trainyard_operator.cluster.kubernetes import VERBS
 
 CHART = Path("charts/trainyard")
 Objects = list[dict[str, Any]]
-
-RULES = {
-    ("trainyard.dev", "trainingruns"): {"get", "list", "watch"},
-    ("trainyard.dev", "trainingruns/status"): {"update"},
-    ("", "pods"): {"get", "list", "watch", "create", "delete"},
-    ("", "secrets"): {"get", "create"},
-    ("", "events"): {"create", "patch"},
-}
-"""All that the operator does: what cluster/kubernetes.py and runtime/kopf_wiring.py ask of the API server."""
 
 REFUSED = {
     "a value with a wrong name": ({"imagee": {}}, "imagee"),
@@ -94,7 +86,7 @@ def test_pods_meet_the_restricted_pod_security_standard_with_a_read_only_root(ki
 def test_the_operator_may_do_what_it_does_and_nothing_else() -> None:
     objects = render()
     (role,) = [r for r in of_kind(objects, "ClusterRole") if r["metadata"]["name"] == "trainyard"]
-    assert rules(role) == RULES
+    assert rules(role) == VERBS
     assert not of_kind(objects, "Role")
 
 
@@ -103,7 +95,7 @@ def test_with_namespaces_to_watch_it_may_do_so_there_alone() -> None:
     roles, bindings = of_kind(objects, "Role"), of_kind(objects, "RoleBinding")
     assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
     assert [binding["metadata"]["namespace"] for binding in bindings] == ["team-a", "team-b"]
-    assert all(rules(role) == RULES for role in roles)
+    assert all(rules(role) == VERBS for role in roles)
     assert not of_kind(objects, "ClusterRoleBinding")
 
 

@@ -38,7 +38,11 @@ def small_run(name: str, *, workers: int = 4, steps: int = 60, **spec: Any) -> d
             "stages": [
                 {
                     "name": "corpus",
-                    "prepare": {"sources": [{"builtin": "python-docs"}], "tokenizer": {"vocabSize": 512}},
+                    "prepare": {
+                        "sources": [{"builtin": "python-docs"}],
+                        "tokenizer": {"vocabSize": 512},
+                        "heldOutFraction": 0.15,
+                    },
                 },
                 {"name": "base", "pretrain": pretrain},
                 {

@@ -25,6 +25,13 @@ def test_ten_runs_fit_in_150_megabytes_and_are_counted(namespace: Namespace, ope
     assert resident < 150 * MEGABYTE
 
 
+def test_the_operator_never_asked_for_what_it_may_not(operator_pod: str) -> None:
+    metrics = kubectl("get", "--raw", f"/api/v1/namespaces/{SYSTEM}/pods/{operator_pod}:8080/proxy/metrics").stdout
+    requests = [line for line in metrics.splitlines() if line.startswith("rest_client_requests_total")]
+    assert any('method="POST"' in line and 'code="201"' in line for line in requests), requests
+    assert not [line for line in requests if 'code="403"' in line]
+
+
 def test_events_tell_the_story_of_a_run(namespace: Namespace) -> None:
     run = namespace.apply(small_run("storied", template={"spec": {"hostNetwork": True}}))
     run_events = ("-n", namespace.name, "get", "events", "--field-selector", f"involvedObject.name={run.name}")

@@ -1,8 +1,7 @@
 """A Kubernetes cluster, spoken to in raw JSON over aiohttp.
 
-Verbs used, which the chart's RBAC lists and no more: trainingruns list and watch; trainingruns/status update; pods
-create, get, list, watch, delete; secrets create; events create. Secrets are never read: the name of ours holds the start
-of the run's UID, so one that exists already is ours, and a forged one merely keeps its own namespace's run from starting.
+Secrets are never read: the name of ours holds the start of the run's UID, so one that exists already is ours, and a forged
+one merely keeps its own namespace's run from starting.
 """
 
 import asyncio
@@ -24,6 +23,14 @@ from .protocol import ConflictError, GoneError, Manifest, RefusedError
 
 log = logging.getLogger(__name__)
 
+VERBS = {
+    (GROUP, PLURAL): {"list", "watch"},
+    (GROUP, f"{PLURAL}/status"): {"update"},
+    ("", "pods"): {"create", "get", "list", "watch", "delete"},
+    ("", "secrets"): {"create"},
+    ("", "events"): {"create"},
+}
+"""(API group, resource) → verbs that this file and the watches use. The chart grants these and no more, tests compare."""
 PAGE = 500
 """Objects in an answer to a LIST: 10,000 pods take 0.7 s in pages of this size."""
 PARALLEL = 16

@@ -183,7 +183,7 @@ def _owners(seen: Observation) -> list[dict[str, Any]]:
     """Owned by the run: the garbage collector deletes all of it with the run."""
     metadata = seen.run.metadata
     owner = {"apiVersion": API_VERSION, "kind": KIND, "name": metadata.name, "uid": metadata.uid}
-    return [{**owner, "controller": True, "blockOwnerDeletion": True}]
+    return [{**owner, "controller": True}]
 
 
 def _threads(resources: Resources) -> int:

@@ -95,7 +95,7 @@ def _outside_view(ending: Ending) -> str:
     if ending.stopped:
         return f"rank {ending.rank} was stopped before it had begun"
     if ending.exit_code == -signal.SIGKILL:
-        return f"rank {ending.rank} was killed from outside (SIGKILL); the usual reason is a lack of memory"
+        return f"rank {ending.rank} was killed from outside (SIGKILL): by hand, or by the kernel for lack of memory"
     if ending.exit_code < 0:
         return f"rank {ending.rank} was ended by {signal.Signals(-ending.exit_code).name}"
     return f"rank {ending.rank} ended with exit code {ending.exit_code}"
