@@ -132,7 +132,7 @@ def test_another_run_of_the_name_takes_the_artifact_only_if_the_documents_are_th
     first = run_prepare(tmp_path, {"path": "in"})
     assert run_prepare(tmp_path, {"path": "in"}, run_uid="another") == first
     put(tmp_path / "in", {"new.txt": "one document more"})
-    with pytest.raises(PermanentError, match="prepare.sources: the documents have changed"):
+    with pytest.raises(PermanentError, match="the documents have changed"):
         run_prepare(tmp_path, {"path": "in"}, run_uid="another")
 
 
