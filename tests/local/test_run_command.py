@@ -202,12 +202,14 @@ async def test_interrupted_it_saves_and_the_same_command_goes_on_to_the_same_wei
 
 
 async def test_interrupted_twice_it_ends_at_once(tmp_path: Path) -> None:
-    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    script = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    )
     command = {"name": "trainer", "command": [sys.executable, "-c", script]}
     write_run(tmp_path, TRAINED[:1], template={"spec": {"containers": [command]}})
     with running(tmp_path, "--metrics-port", "0") as process:
         await until(lambda: stored(tmp_path).get("status", {}).get("phase") == "Starting", "the pod", 30)
-        await until(lambda: not nothing_lives(tmp_path), "its process", 30)
+        await until(lambda: any("deaf" in log.read_text() for log in tmp_path.rglob("*.log")), "its process", 30)
         url = (tmp_path / "output.txt").read_text().split("metrics at ")[1].split()[0]
         assert 'trainyard_runs{namespace="default",phase="Starting"} 1.0' in page(url)
         process.send_signal(signal.SIGINT)
