@@ -41,8 +41,11 @@ def merge(ours: Any, theirs: Any) -> Any:
 
 
 def _merge_lists(ours: list[Any], theirs: list[Any]) -> list[Any]:
+    """By key where items have one, added where they are objects without (tolerations), replaced else (a command)."""
     items = [*ours, *theirs]
-    key = next((key for key in MERGE_KEYS if all(isinstance(item, dict) and key in item for item in items)), None)
+    if not all(isinstance(item, dict) for item in items):
+        return theirs
+    key = next((key for key in MERGE_KEYS if all(key in item for item in items)), None)
     if key is None:
         return items
     merged = {item[key]: item for item in ours}

@@ -64,10 +64,22 @@ def test_a_job_names_the_artifacts_that_its_stage_reads() -> None:
 
 
 def test_merging_goes_by_name_and_changes_neither_side() -> None:
-    ours = {"env": [{"name": "A", "value": "1"}], "keep": {"x": 1}}
-    theirs = {"env": [{"name": "B", "value": "2"}, {"name": "A", "value": "3"}], "keep": {"y": 2}}
+    ours = {
+        "env": [{"name": "A", "value": "1"}],
+        "keep": {"x": 1},
+        "command": ["a", "b"],
+        "tolerations": [{"key": "k"}],
+    }
+    theirs = {
+        "env": [{"name": "B", "value": "2"}, {"name": "A", "value": "3"}],
+        "keep": {"y": 2},
+        "command": ["c"],
+        "tolerations": [{"operator": "Exists"}],
+    }
     assert merge(ours, theirs) == {
         "env": [{"name": "A", "value": "3"}, {"name": "B", "value": "2"}],
         "keep": {"x": 1, "y": 2},
+        "command": ["c"],
+        "tolerations": [{"key": "k"}, {"operator": "Exists"}],
     }
     assert ours["env"] == [{"name": "A", "value": "1"}]
