@@ -6,6 +6,7 @@ Each test module gets a namespace of its own, with a claim `training` on the fol
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,12 +95,13 @@ class Run:
         return dict(get("-n", self.namespace.name, "trainingrun", self.name).get("status") or {})
 
     def columns(self) -> dict[str, str]:
-        """What `kubectl get trainingruns` prints of it."""
-        lines = kubectl("-n", self.namespace.name, "get", "trainingrun", self.name).stdout.splitlines()
-        header, row = lines
-        starts = [header.index(word) for word in header.split()]
-        cells = [row[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
-        return dict(zip(header.split(), cells, strict=True))
+        """What `kubectl get trainingruns` prints of it: each cell begins where its column's name does."""
+        header, row = kubectl("-n", self.namespace.name, "get", "trainingrun", self.name).stdout.splitlines()
+        cells, start = {}, 0
+        for name in re.findall(r"\S+\s*", header):
+            cells[name.strip()] = row[start : start + len(name)].strip()
+            start += len(name)
+        return cells
 
     def until(self, holds: Callable[[dict[str, Any]], Any], seconds: float, what: str) -> dict[str, Any]:
         """Wait for a condition on the status; a run that fails meanwhile fails the wait at once."""

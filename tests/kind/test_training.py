@@ -15,27 +15,38 @@ STEPS = 240
 
 @pytest.fixture(scope="module")
 def undisturbed(namespace: Namespace) -> Run:
-    """A run that nothing happens to, watched from stage to stage."""
+    """A run that nothing happens to."""
     run = namespace.apply(small_run("calm", steps=STEPS))
-    seen: dict[str, dict[str, str]] = {}
+    run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
+    return run
+
+
+def test_kubectl_get_tells_the_story_of_a_run(namespace: Namespace) -> None:
+    run = namespace.apply(small_run("told", steps=120))
+    told: list[dict[str, str]] = []
 
     def finished() -> bool:
-        columns = run.columns()
-        if columns["PHASE"] == "Running":
-            seen[columns["STAGE"]] = columns
-        assert columns["PHASE"] != "Failed", run.status
-        return columns["PHASE"] == "Succeeded"
+        row = run.columns()
+        if not told or row != told[-1]:
+            told.append(row)
+        return row["PHASE"] in ("Succeeded", "Failed")
 
-    eventually(finished, 300, "the undisturbed run succeeds", detail=lambda: str(run.status))
-    assert {"corpus", "base"} <= set(seen), "the long stages were seen running"
-    training = seen["base"]
-    assert training["REASON"] == "Training"
-    assert training["WORKERS"] == "4"
-    assert training["RESTARTS"] == "0"
-    assert 0 < int(training["STEP"]) <= STEPS
-    assert 0 < float(training["LOSS"]) < 10
-    assert int(training["CHECKPOINT"]) % 10 == 0
-    return run
+    eventually(finished, 300, "the run ends", detail=lambda: str(told))
+    stages = [row["STAGE"] for row in told if row["STAGE"]]
+    assert sorted(set(stages), key=stages.index) == ["corpus", "base", "report", "folder"], told
+    for stage, workers in {"corpus": "1", "base": "4", "report": "1", "folder": "1"}.items():
+        running = [row for row in told if (row["STAGE"], row["PHASE"]) == (stage, "Running")]
+        assert running, f"{stage} was never shown running: {told}"
+        assert all(row["WORKERS"] == workers for row in running), running
+        assert {row["REASON"] for row in running} == {"Training" if stage == "base" else "StageRunning"}
+    training = [row for row in told if row["REASON"] == "Training" and row["STEP"]]
+    steps = [int(row["STEP"]) for row in training]
+    assert steps == sorted(steps)
+    assert steps[-1] <= 120
+    assert all(0 < float(row["LOSS"]) < 10 for row in training if row["LOSS"])
+    assert told[-1]["CHECKPOINT"] == "120"
+    assert told[-1]["REASON"] == "Completed"
+    assert {row["RESTARTS"] for row in told if row["RESTARTS"]} <= {"0"}
 
 
 def test_every_stage_succeeds_and_says_what_it_made(undisturbed: Run) -> None:
