@@ -5,6 +5,7 @@ the interpreter's own exit.
 """
 
 import ctypes
+import errno
 import faulthandler
 import importlib
 import os
@@ -22,6 +23,8 @@ from .group import Group, stop_on_sigterm
 
 CRASHED = 1
 PR_SET_PDEATHSIG = 1
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+"""Errors of a storage that no waiting makes writable."""
 
 
 def main() -> NoReturn:
@@ -51,7 +54,9 @@ def make_output(group: Group) -> None:
     """The stage's folder, which is the first thing written to storage, so that a storage of no use is found here."""
     try:
         group.output.mkdir(parents=True, exist_ok=True)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         remedy = f"name storage that the trainer's user ({os.geteuid()}) can write to"
         raise PermanentError(f"spec.storage.uri: {group.job.storage_uri}: {error}; {remedy}") from None
 

@@ -5,6 +5,8 @@ is of no use, and they get seconds. A pod that does not go is left behind after 
 attempt number fences it off.
 """
 
+from itertools import pairwise
+
 from trainyard_api.status import Phase, WorkersStatus
 
 from .causes import UNCOUNTED
@@ -12,6 +14,8 @@ from .decision import Decision, DeletePod, change, nothing
 from .observation import Observation
 
 FAILED_GRACE_SECONDS = 5
+LONGEST_WAIT_SECONDS = 60.0
+"""After attempts that got no further than the one before: 1, 2, 4 … so many seconds."""
 LEFT_BEHIND_SECONDS = 15
 """After a pod's grace period, how long its end may take to show."""
 
@@ -27,6 +31,8 @@ def recovering(seen: Observation) -> Decision | None:
         grace = None if disrupted else FAILED_GRACE_SECONDS
         deletes = tuple(DeletePod(pod.manifest, grace) for pod in waited_for if pod.deleting is None)
         return Decision(seen.status, actions=deletes, look_again=5) if deletes else nothing(seen, look_again=5)
+    if (left := _pause(seen)) > 0:
+        return nothing(seen, look_again=left)
     status = change(
         seen,
         phase=Phase.RECOVERING,
@@ -36,3 +42,14 @@ def recovering(seen: Observation) -> Decision | None:
     )
     force = tuple(DeletePod(pod.manifest, 0) for pod in live)
     return Decision(status, actions=force, look_again=0)
+
+
+def _pause(seen: Observation) -> float:
+    """Seconds that are left to wait: none after the first failure, twice as long after each attempt that got no further."""
+    *_, last = seen.status.recoveries
+    futile = 0
+    for earlier, later in pairwise(entry for entry in seen.status.recoveries if entry.counted):
+        futile = futile + 1 if (later.step or 0) <= (earlier.step or 0) and later.stage == earlier.stage else 0
+    if not futile or not last.counted:
+        return 0.0
+    return min(LONGEST_WAIT_SECONDS, 2.0 ** (futile - 1)) - seen.seconds_since(last.time)

@@ -229,6 +229,29 @@ CASES: dict[str, tuple[Case, tuple[Callable[[Decision, Status], bool], ...]]] = 
         .with_pods(ended(20, 0), ended(20, 1)),
         (grows_attempt("base", 3),),
     ),
+    "after attempts that got no further the next one waits, twice as long each time": (
+        a_run().in_stage(
+            phase=Phase.RECOVERING,
+            attempt=4,
+            recoveries=[
+                recovery(Reason.PROCESS_FAILED, attempt, time=format_time(ago(past)), step=step)
+                for attempt, past, step in ((1, 90, 10), (2, 32, 20), (3, 21, 20), (4, 0.5, 15))
+            ],
+        ),
+        (unchanged, lambda d, _: d.look_again == 1.5),
+    ),
+    "a disruption does not wait, whatever failed before": (
+        a_run().in_stage(
+            phase=Phase.RECOVERING,
+            attempt=3,
+            recoveries=[
+                recovery(Reason.PROCESS_FAILED, 1, time=format_time(ago(30))),
+                recovery(Reason.PROCESS_FAILED, 2, time=format_time(ago(20))),
+                recovery(Reason.EVICTED, 3, counted=False),
+            ],
+        ),
+        (grows_attempt("base", 4),),
+    ),
     "a pod that will not go is left behind": (
         a_run()
         .in_stage(phase=Phase.RECOVERING, recoveries=[recovery(Reason.NODE_LOST)])
