@@ -70,7 +70,9 @@ def test_workers_spread_over_both_nodes(undisturbed: Run) -> None:
 
 def test_pods_of_a_finished_run_keep_their_logs(undisturbed: Run) -> None:
     pod = undisturbed.pod(0, "base")["metadata"]["name"]
-    assert "[rank 0]" in kubectl("-n", undisturbed.namespace.name, "logs", pod).stdout
+    logs = kubectl("-n", undisturbed.namespace.name, "logs", pod).stdout
+    assert f"[agent] progress step={STEPS} steps={STEPS} loss=" in logs
+    assert f"[agent] checkpoint step={STEPS} " in logs
 
 
 def test_deletion_eviction_and_a_dead_operator_cost_no_bit_of_the_weights(

@@ -12,7 +12,7 @@ from trainyard_api.protocol import Assignment, Report, Termination
 from .board import Board
 from .ending import Ending, decide_termination
 from .environment import Environment
-from .events import log
+from .events import ProgressLog, log, log_reports
 from .rank_process import RankProcess, rank_variables
 
 FAILED_GROUP_SECONDS = 10
@@ -39,6 +39,7 @@ class Agent:
         self._ranks: list[RankProcess] = []
         self._endings: list[Ending] = []
         self._stop_requested = False
+        self._progress_log = ProgressLog(asyncio.get_running_loop().time)
 
     def assign(self, assignment: Assignment) -> None:
         """Take a place in a group: start its ranks, after ending those of an older attempt."""
@@ -122,8 +123,10 @@ class Agent:
             }
             if report.progress:
                 self.board.progress(report.progress)
+                self._progress_log.hear(report.progress)
             if said:
                 self.board.publish(**said)
+                log_reports(said)
 
         return hear
 
