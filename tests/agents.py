@@ -106,7 +106,7 @@ class AgentUnderTest:
         state = self.state()
         while not holds(state):
             assert time.monotonic() < deadline, f"{state}\n{self.log.read_text()}"
-            state = self.state(since=state.version, wait=2)
+            state = self.state(since=state.version, wait=DEADLINE / 2)
         return state
 
     def assignment(
