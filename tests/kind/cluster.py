@@ -54,7 +54,12 @@ class Namespace:
         return SHARED / self.name
 
     def create(self) -> None:
-        """Make the namespace with a claim `training` that every node can mount."""
+        """Make the namespace with a claim `training` that every node can mount, on an empty folder.
+
+        What an earlier test session left there belongs to the pods' user, so a node deletes it.
+        """
+        node = f"{CONTEXT.removeprefix('kind-')}-control-plane"
+        subprocess.run(["docker", "exec", node, "rm", "-rf", f"/var/trainyard/{self.name}"], check=True, timeout=60)
         self.folder.mkdir(mode=0o777, parents=True, exist_ok=True)
         self.folder.chmod(0o777)
         storage = yaml.safe_load_all(Path("manifests/kind/storage.yaml").read_text())

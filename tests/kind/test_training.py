@@ -4,6 +4,7 @@ The disturbed run must end with the undisturbed run's weights, bit for bit.
 """
 
 import subprocess
+import sys
 
 import pytest
 from conditions import eventually
@@ -150,6 +151,8 @@ def test_the_exported_folder_opens_with_transformers(undisturbed: Run) -> None:
         "t = AutoTokenizer.from_pretrained(sys.argv[1]); m = AutoModelForCausalLM.from_pretrained(sys.argv[1]); "
         "print(len(m.generate(**t('The', return_tensors='pt'), max_new_tokens=4)[0]))"
     )
-    done = subprocess.run(["python", "-c", code, str(folder)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 4
