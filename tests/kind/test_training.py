@@ -70,6 +70,7 @@ def test_workers_spread_over_both_nodes(undisturbed: Run) -> None:
 
 
 def test_pods_of_a_finished_run_keep_their_logs(undisturbed: Run) -> None:
+    eventually(lambda: undisturbed.pod(0, "folder")["status"]["phase"] == "Succeeded", 30, "the last pod has ended")
     pod = undisturbed.pod(0, "base")["metadata"]["name"]
     logs = kubectl("-n", undisturbed.namespace.name, "logs", pod).stdout
     assert f"[agent] progress step={STEPS} steps={STEPS} loss=" in logs

@@ -5,10 +5,16 @@ from trainyard_api.status import FINISHED
 from .decision import Decision, DeletePod, nothing
 from .observation import Observation
 
+LINGER_SECONDS = 30.0
+"""How long a pod may go on after its trainer has ended: the kubelet needs a second, a sidecar would never leave."""
+
 
 def finished(seen: Observation) -> Decision | None:
     """Delete what still lives of a finished run."""
     if seen.status.phase not in FINISHED:
         return None
-    live = tuple(DeletePod(pod.manifest) for pod in seen.pods if pod.alive and pod.deleting is None)
-    return Decision(seen.status, actions=live) if live else nothing(seen)
+    going = [pod for pod in seen.pods if not pod.over and pod.deleting is None]
+    unwanted = [pod for pod in going if pod.alive or seen.seconds_since(pod.ended) > LINGER_SECONDS]
+    if not unwanted:
+        return nothing(seen, look_again=LINGER_SECONDS if going else None)
+    return Decision(seen.status, actions=tuple(DeletePod(pod.manifest) for pod in unwanted))

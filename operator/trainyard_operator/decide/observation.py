@@ -54,8 +54,13 @@ class Pod:
 
     @property
     def alive(self) -> bool:
-        """Whether its processes may still run."""
-        return self.phase not in ("Succeeded", "Failed")
+        """Whether the trainer may still run."""
+        return self.exit_code is None and not self.over
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of the pod runs any more. The kubelet says so a moment after the trainer has ended."""
+        return self.phase in ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What is decided about a run, case by case: a sentence, what is seen, what must follow."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from builders import Case, a_run, ago, deleting, done, ended, pod
@@ -14,6 +15,12 @@ STARTED_LONG_AGO = format_time(ago(3600))
 
 def recovery(cause: Reason, attempt: int = 2, **fields: object) -> dict[str, object]:
     return {"time": format_time(ago(2)), "cause": cause, "stage": "base", "attempt": attempt, **fields}
+
+
+def lingering(seconds_ago: float) -> dict[str, Any]:
+    """A pod whose trainer is done and which the kubelet still shows as running."""
+    ended_pod = done(0, stage="out", seconds_ago=seconds_ago)
+    return {**ended_pod, "status": {**ended_pod["status"], "phase": "Running"}}
 
 
 def becomes(phase: Phase, reason: Reason, **fields: object) -> Callable[[Decision, Status], bool]:
@@ -288,6 +295,14 @@ CASES: dict[str, tuple[Case, tuple[Callable[[Decision, Status], bool], ...]]] = 
     ),
     "a failed run loses its live pods and keeps its ended ones": (
         a_run().in_stage(phase=Phase.FAILED).with_pods(pod(0), ended(10, 1)),
+        (does(DeletePod),),
+    ),
+    "a trainer that has just ended leaves its pod time to end, for its logs": (
+        a_run().in_stage("out", phase=Phase.SUCCEEDED).with_pods(lingering(1)),
+        (unchanged, lambda d, _: d.look_again == 30),
+    ),
+    "a sidecar that never leaves is ended with the run": (
+        a_run().in_stage("out", phase=Phase.SUCCEEDED).with_pods(lingering(60)),
         (does(DeletePod),),
     ),
     "a run that has ended is left alone": (
