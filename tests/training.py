@@ -146,7 +146,7 @@ def shard_digests(output: Path, step: int) -> list[str]:
 
 def weights(output: Path, step: int) -> dict[str, Any]:
     """Parameter → flat fp32 tensor."""
-    from trainyard_trainer.checkpoint.manifest import read_manifest
+    from trainyard_api.checkpoint import read_manifest
     from trainyard_trainer.checkpoint.restore import open_shards
 
     manifest = read_manifest(committed(output, step))

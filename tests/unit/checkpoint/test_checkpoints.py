@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from training import TINY, TINY_LLAMA
+from trainyard_api.checkpoint import Cursor
 from trainyard_api.stages import ModelSettings, PretrainStage
-from trainyard_trainer.checkpoint.manifest import Cursor
 from trainyard_trainer.checkpoint.restore import load_state, load_weights, refuse_other_training
 from trainyard_trainer.checkpoint.store import Checkpoints
 from trainyard_trainer.engine.engine import Engine

@@ -1,9 +1,5 @@
 """The folder of a stage's checkpoints: committed all or nothing, loaded only if whole, written by one attempt at a time.
-
-    fence                         the highest attempt that has begun; an older one can't commit any more
-    step-00000100/                manifest.json and a shard a rank
-    step-00000200.3.tmp/          attempt 3 is (or was) writing this one
-    step-00000300.bad/            quarantined; reason.txt says why
+What lies in the folder is written down in `trainyard_api.checkpoint`.
 
 A commit: every rank writes and syncs its shard, all acknowledge, rank 0 writes the manifest and syncs, checks the fence,
 renames the folder. A crash before the rename leaves the older checkpoints as they were, one after it leaves a whole new
@@ -12,7 +8,6 @@ one. Loading agrees over all ranks on the newest step whose every byte is as wri
 
 import fcntl
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +16,21 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from trainyard_api.checkpoint import (
+    FENCE,
+    MANIFEST,
+    REASON,
+    BadCheckpointError,
+    Cursor,
+    Manifest,
+    Shard,
+    committed_steps,
+    folder_name,
+    quarantined_name,
+    read_manifest,
+    temporary_name,
+    verify_shards,
+)
 from trainyard_api.status import CheckpointStatus
 
 from ..artifacts import settings_digest, sync_folder
@@ -29,20 +39,8 @@ from ..engine.processes import from_rank_0, gather
 from ..engine.randomness import save_streams
 from ..errors import PermanentError, RetryableError, StageError, from_exception
 from ..group import Group
-from .manifest import (
-    MANIFEST,
-    BadCheckpointError,
-    Cursor,
-    Manifest,
-    Shard,
-    read_manifest,
-    verify_shards,
-    write_shard,
-    write_synced,
-)
+from .files import write_shard, write_synced
 from .tensors import shard_bytes
-
-_STEP = re.compile(r"step-(\d+)")
 
 
 class Checkpoints:
@@ -64,7 +62,7 @@ class Checkpoints:
             mistakes = [each for each in gather(mistake) if each]
             if manifest and not mistakes:
                 return manifest, folder
-            self._on_rank_0(partial(_quarantine, folder, mistakes[0]))
+            self._on_rank_0(partial(_quarantine, folder, step, mistakes[0]))
         if quarantined := from_rank_0(sorted(each.name for each in self.folder.glob("step-*.bad"))):
             raise PermanentError(
                 f"{self.folder}: every checkpoint is bad ({', '.join(quarantined)}; see reason.txt in each); restore one, "
@@ -75,7 +73,7 @@ class Checkpoints:
     def save(self, step: int, engine: Engine, cursor: Cursor) -> CheckpointStatus:
         """Commit the state after `step`. Training waits for it; the status says how long."""
         started = time.monotonic()
-        temporary = self.folder / f"{folder_name(step)}.{self.group.attempt}.tmp"
+        temporary = self.folder / temporary_name(step, self.group.attempt)
         self._on_rank_0(lambda: temporary.mkdir(parents=True))
         shards = self._write_my_shard(temporary, engine)
         manifest = Manifest(
@@ -144,7 +142,7 @@ class Checkpoints:
     @contextmanager
     def _fence(self, claim: int = 0) -> Iterator[int]:
         """The highest attempt so far, raised to `claim`. While the block runs, no other attempt claims or commits."""
-        with open(os.open(self.folder / "fence", os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+        with open(os.open(self.folder / FENCE, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             highest = int(file.read() or 0)
             if claim > highest:
@@ -163,16 +161,6 @@ class Checkpoints:
         _raise_any([from_rank_0(failure)])
 
 
-def folder_name(step: int) -> str:
-    """`step-00000100`"""
-    return f"step-{step:08}"
-
-
-def committed_steps(folder: Path) -> list[int]:
-    """Steps with a committed checkpoint, good or not, in ascending order."""
-    return sorted(int(found[1]) for each in folder.iterdir() if (found := _STEP.fullmatch(each.name)))
-
-
 _Failure = tuple[type[StageError], str]
 
 
@@ -189,13 +177,13 @@ def _raise_any(failures: list[_Failure | None]) -> None:
             raise kind(f"checkpoints: rank {rank}: {text}")
 
 
-def _quarantine(folder: Path, reason: str) -> None:
+def _quarantine(folder: Path, step: int, reason: str) -> None:
     """Put a bad checkpoint aside, for whoever wants to know what happened to it."""
-    aside = folder.with_name(f"{folder.name}.bad")
+    aside = folder.with_name(quarantined_name(step))
     if aside.exists():
         shutil.rmtree(aside)
     folder.rename(aside)
-    (aside / "reason.txt").write_text(f"{reason}\n")
+    (aside / REASON).write_text(f"{reason}\n")
 
 
 def _remove(checkpoint: Path) -> None:

@@ -11,14 +11,14 @@ import shutil
 from pathlib import Path
 
 import torch
+from trainyard_api.checkpoint import Cursor, Manifest, folder_name
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PretrainStage
 from transformers import PretrainedConfig
 
 from ..artifacts import ARTIFACT, read_artifact, write_artifact
-from ..checkpoint.manifest import Cursor, Manifest
 from ..checkpoint.restore import load_state, load_weights, refuse_other_training
-from ..checkpoint.store import Checkpoints, folder_name
+from ..checkpoint.store import Checkpoints
 from ..data.shards import TokenShards
 from ..engine import processes
 from ..engine.batches import Batches, HeldOut
