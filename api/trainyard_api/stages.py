@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from .model import Model, Rule, rule
+from .model import Mistake, Model, Rule, rule
 
 StageKind = Literal["prepare", "pretrain", "evaluate", "export"]
 KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "evaluate", "export")
@@ -143,6 +143,16 @@ class ValidationSettings(Model):
     """Held-out sequences to measure on, at most; always the same ones."""
 
 
+def _never_saved(it: "CheckpointSettings") -> list[Mistake]:
+    every, kept = it.every_steps, it.keep_every
+    if not kept or kept % every == 0:
+        return []
+    text = (
+        f"{kept} is not a multiple of everySteps {every}, so nothing is saved then; use {(kept // every + 1) * every}"
+    )
+    return [("keepEvery", text)]
+
+
 class CheckpointSettings(Model):
     """When to save, and how much of it to keep."""
 
@@ -150,6 +160,19 @@ class CheckpointSettings(Model):
     """Steps from one checkpoint to the next; the last step is always saved."""
     keep: Annotated[int, Field(ge=2, le=1000)] = 2
     """Checkpoints to keep; at least two, so that a bad one never stands alone."""
+    keep_every: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Keep those of every so many steps for good, beside the last ones; a multiple of everySteps."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.keepEvery) || self.keepEvery % self.everySteps == 0",
+            message="keepEvery must be a multiple of everySteps: at other steps nothing is saved",
+            mistakes=_never_saved,
+            field="keepEvery",
+            cel_message="'%d is not a multiple of everySteps %d, so nothing is saved then; use %d'"
+            ".format([self.keepEvery, self.everySteps, (self.keepEvery / self.everySteps + 1) * self.everySteps])",
+        ),
+    )
 
 
 class PretrainStage(Model):

@@ -196,6 +196,9 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
             "steps": draw(st.integers(1, 1000)),
             "microBatch": draw(st.integers(1, 4)),
         }
+        if (checkpoint := pretrain.get("checkpoint", {})).get("keepEvery"):
+            checkpoint["everySteps"] = draw(st.integers(1, 50))
+            checkpoint["keepEvery"] = checkpoint["everySteps"] * draw(st.integers(1, 3))
         pretrain["globalBatch"] = ranks * pretrain["microBatch"] * draw(st.integers(1, 3))
         stages.append({"name": name, "pretrain": pretrain} | workers)
     for i in range(draw(st.integers(0, 2)) if trainings else 0):
@@ -232,7 +235,7 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
     here, there = draw(st.integers(0, len(stages) - 1)), draw(st.integers(0, len(stages) - 1))
     stage = stages[here]
     kind, section = next((kind, stage[kind]) for kind in KINDS if kind in stage)
-    slip = draw(st.sampled_from(("name", "swap", "refer", "batch", "workers", "kind", "owned", "rename")))
+    slip = draw(st.sampled_from(("name", "swap", "refer", "batch", "keep", "workers", "kind", "owned", "rename")))
     if slip == "name":
         manifest["metadata"]["name"] = draw(st.sampled_from(NAMES))
     elif slip == "swap":
@@ -243,6 +246,8 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
                 section[field] = draw(st.sampled_from([*names, "nowhere"]))
     elif slip == "batch" and kind == "pretrain":
         section["globalBatch"] += draw(st.sampled_from([1, section["globalBatch"], section["microBatch"]]))
+    elif slip == "keep" and kind == "pretrain":
+        section["checkpoint"] = {"everySteps": draw(st.integers(1, 4)), "keepEvery": draw(st.integers(1, 8))}
     elif slip == "workers":
         stage["workers"] = {"count": draw(st.integers(1, 3))}
     elif slip == "kind":

@@ -31,6 +31,7 @@ from trainyard_api.checkpoint import (
     temporary_name,
     verify_shards,
 )
+from trainyard_api.retention import prunable
 from trainyard_api.status import CheckpointStatus
 
 from ..artifacts import settings_digest, sync_folder
@@ -46,11 +47,11 @@ from .tensors import shard_bytes
 class Checkpoints:
     """The checkpoints of one stage, as one attempt's ranks use them. Every method is called by all ranks together."""
 
-    def __init__(self, group: Group, keep: int) -> None:
+    def __init__(self, group: Group, keep: int, keep_every: int | None = None) -> None:
         """Raise the fence: from here on no older attempt commits, and an attempt that is older itself ends here."""
         self.folder = group.output / "checkpoints"
         self.group = group
-        self.keep = keep
+        self.keep, self.keep_every = keep, keep_every
         self._on_rank_0(self._claim)
 
     def newest(self) -> tuple[Manifest, Path] | None:
@@ -128,7 +129,7 @@ class Checkpoints:
                 _remove(final)
             temporary.rename(final)
             sync_folder(self.folder)
-        for step in committed_steps(self.folder)[: -self.keep]:
+        for step in prunable(committed_steps(self.folder), self.keep, self.keep_every):
             _remove(self.folder / folder_name(step))
 
     def _claim(self) -> None:

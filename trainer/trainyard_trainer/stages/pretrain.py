@@ -52,7 +52,7 @@ def train(group: Group, device: torch.device) -> Artifact | None:
         sequence_length=stage.sequence_length,
         data_digest=hashlib.sha256((data / ARTIFACT).read_bytes()).hexdigest(),
     )
-    checkpoints = Checkpoints(group, stage.checkpoint.keep)
+    checkpoints = Checkpoints(group, stage.checkpoint.keep, stage.checkpoint.keep_every)
     engine, start = _begin(stage, config, batches.accumulation, checkpoints.newest(), cursor, group, device)
     progress = TrainingProgress(stage, group)
     progress.resumed(start)
