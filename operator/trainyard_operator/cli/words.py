@@ -1,6 +1,6 @@
 """A run's status in words and figures: the same ones in the live table, in plain lines and at the end."""
 
-from trainyard_api.status import Progress, Recovery, Status
+from trainyard_api.status import Progress, Quarantined, Recovery, Status
 
 
 def progress(progress: Progress | None) -> str:
@@ -34,6 +34,11 @@ def recovery(recovery: Recovery) -> str:
         clocks.append(f"{recovery.recomputed_steps} steps computed again")
     what = recovery.message or recovery.cause
     return f"{recovery.stage} attempt {recovery.attempt}: {what}" + (f" ({', '.join(clocks)})" if clocks else "")
+
+
+def quarantined(found: Quarantined) -> str:
+    """`checkpoint of step 20 set aside: manifest.json is missing`"""
+    return f"checkpoint of step {found.step} set aside: {found.reason}"
 
 
 def headline(status: Status) -> str:

@@ -122,6 +122,8 @@ class Agent:
             }
             if report.progress:
                 self.board.progress(report.progress)
+            if report.quarantined:
+                said["quarantined"] = [*self.board.state.quarantined, report.quarantined]
             if said:
                 self.board.publish(**said)
 

@@ -32,7 +32,7 @@ from trainyard_api.checkpoint import (
     verify_shards,
 )
 from trainyard_api.retention import prunable
-from trainyard_api.status import CheckpointStatus
+from trainyard_api.status import CheckpointStatus, Quarantined
 
 from ..artifacts import settings_digest, sync_folder
 from ..engine.engine import Engine
@@ -63,7 +63,7 @@ class Checkpoints:
             mistakes = [each for each in gather(mistake) if each]
             if manifest and not mistakes:
                 return manifest, folder
-            self._on_rank_0(partial(_quarantine, folder, step, mistakes[0]))
+            self._on_rank_0(partial(self._quarantine, step, mistakes[0]))
         if quarantined := from_rank_0(sorted(each.name for each in self.folder.glob("step-*.bad"))):
             raise PermanentError(
                 f"{self.folder}: every checkpoint is bad ({', '.join(quarantined)}; see reason.txt in each); restore one, "
@@ -80,7 +80,7 @@ class Checkpoints:
         manifest = Manifest(
             step=step,
             attempt=self.group.attempt,
-            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            time=_now(),
             world_size=self.group.world_size,
             zero_stage=engine.zero_stage,
             cursor=cursor,
@@ -104,6 +104,15 @@ class Checkpoints:
         except BadCheckpointError as error:
             return None, str(error)
         return manifest, ""
+
+    def _quarantine(self, step: int, reason: str) -> None:
+        """Put a bad checkpoint aside, for whoever wants to know what happened to it, and say so."""
+        folder, aside = self.folder / folder_name(step), self.folder / quarantined_name(step)
+        if aside.exists():
+            shutil.rmtree(aside)
+        (folder / REASON).write_text(f"{reason}\n")
+        folder.rename(aside)
+        self.group.report(quarantined=Quarantined(step=step, reason=reason, time=_now()))
 
     def _write_my_shard(self, folder: Path, engine: Engine) -> list[Shard]:
         """Write this rank's shard; all ranks' shards once all are on disk."""
@@ -162,6 +171,10 @@ class Checkpoints:
         _raise_any([from_rank_0(failure)])
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 _Failure = tuple[type[StageError], str]
 
 
@@ -176,15 +189,6 @@ def _raise_any(failures: list[_Failure | None]) -> None:
         if failure:
             kind, text = failure
             raise kind(f"checkpoints: rank {rank}: {text}")
-
-
-def _quarantine(folder: Path, step: int, reason: str) -> None:
-    """Put a bad checkpoint aside, for whoever wants to know what happened to it."""
-    aside = folder.with_name(quarantined_name(step))
-    if aside.exists():
-        shutil.rmtree(aside)
-    folder.rename(aside)
-    (aside / REASON).write_text(f"{reason}\n")
 
 
 def _remove(checkpoint: Path) -> None:
