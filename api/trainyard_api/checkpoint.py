@@ -13,8 +13,9 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
 FENCE = "fence"
@@ -30,7 +31,8 @@ class _Part(BaseModel):
 class Shard(_Part):
     """A file of the checkpoint; shard r was written by rank r."""
 
-    file: str
+    file: Annotated[str, StringConstraints(pattern=r"^\w[\w.-]*$")]
+    """A plain name: no path leads out of the checkpoint."""
     bytes: int
     sha256: str
 
