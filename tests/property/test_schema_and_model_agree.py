@@ -247,7 +247,10 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
     elif slip == "batch" and kind == "pretrain":
         section["globalBatch"] += draw(st.sampled_from([1, section["globalBatch"], section["microBatch"]]))
     elif slip == "keep" and kind == "pretrain":
-        section["checkpoint"] = {"everySteps": draw(st.integers(1, 4)), "keepEvery": draw(st.integers(1, 8))}
+        section["checkpoint"] = {
+            draw(st.sampled_from(("everySteps", "everySeconds"))): draw(st.integers(1, 4)),
+            "keepEvery": draw(st.integers(1, 8)) * draw(st.sampled_from((1, 100))),
+        }
     elif slip == "workers":
         stage["workers"] = {"count": draw(st.integers(1, 3))}
     elif slip == "kind":

@@ -3,11 +3,13 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from training import TINY, Ranks, a_job
+from trainyard_api.checkpoint import committed_steps, folder_name, quarantined_name
 from trainyard_operator.cli.checkpoints import checkpoints_command
 from trainyard_operator.cli.main import read_options
 from trainyard_operator.cluster.home import Home
@@ -27,23 +29,39 @@ MANIFEST: dict[str, Any] = {
 SHARD = "rank-00001.safetensors"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A home with a run of which four checkpoints are there."""
+
+    root: Path
+    steps: list[int]
+    """Which ones: a save that comes due while another is under way is skipped."""
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "volumes/training/default/tiny/base/checkpoints"
+
+    def step(self, number: int) -> Path:
+        """The folder of a checkpoint, 0 … 3."""
+        return self.folder / folder_name(self.steps[number])
+
+
 @pytest.fixture(scope="module")
-def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with a run that has saved steps 2, 4, 6 and 8."""
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     root = tmp_path_factory.mktemp("trained") / "home"
     home = Home(root)
     home.write_run(MANIFEST)
     output = home.volume("training") / "default/tiny/base"
     output.parent.mkdir(parents=True)
-    settings = TINY | {"steps": 8, "checkpoint": {"everySteps": 2, "keep": 4}}
+    settings = TINY | {"steps": 60, "checkpoint": {"everySteps": 5, "keep": 4}}
     Ranks(a_job("pretrain", output, settings, {"data": corpus})).succeed()
-    return root
+    return Trained(root, committed_steps(output / "checkpoints"))
 
 
 @pytest.fixture
-def home(trained: Path, tmp_path: Path) -> Path:
+def home(trained: Trained, tmp_path: Path) -> Trained:
     """A copy of it, to be damaged."""
-    return Path(shutil.copytree(trained, tmp_path / "home"))
+    return replace(trained, root=Path(shutil.copytree(trained.root, tmp_path / "home")))
 
 
 class Said:
@@ -57,27 +75,19 @@ Command = Callable[..., Said]
 
 
 @pytest.fixture
-def checkpoints(home: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+def checkpoints(home: Trained, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs `trainyard checkpoints`."""
 
     def run(action: str, *arguments: str) -> Said:
         capsys.readouterr()
-        code = checkpoints_command(read_options(["checkpoints", action, *arguments, "--home", str(home)]))
+        code = checkpoints_command(read_options(["checkpoints", action, *arguments, "--home", str(home.root)]))
         return Said(code, *capsys.readouterr())
 
     return run
 
 
-def folder(home: Path) -> Path:
-    return home / "volumes/training/default/tiny/base/checkpoints"
-
-
-def step(home: Path, number: int) -> Path:
-    return folder(home) / f"step-{number:08}"
-
-
-def names(home: Path) -> list[str]:
-    return sorted(each.name for each in folder(home).iterdir() if each.name != "fence")
+def names(home: Trained) -> list[str]:
+    return sorted(each.name for each in home.folder.iterdir() if each.name != "fence")
 
 
 def flip_a_bit(file: Path) -> None:
@@ -86,51 +96,48 @@ def flip_a_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
-def test_ls_shows_what_there_is_and_what_is_wrong_with_it(home: Path, checkpoints: Command) -> None:
-    (step(home, 4) / SHARD).unlink()
-    step(home, 6).rename(folder(home) / "step-00000006.bad")
-    (folder(home) / "step-00000006.bad/reason.txt").write_text("rank-00000.safetensors has other content\n")
-    shutil.copytree(step(home, 8), folder(home) / "step-00000010.1.tmp")
-    shutil.copytree(step(home, 8), folder(home) / "step-00000012.0.tmp")
-    listed = checkpoints("ls", "tiny")
-    rows = [line.split() for line in listed.out.splitlines()]
-    assert rows[0] == ["STAGE", "STEP", "TIME", "ATTEMPT", "WORLD", "ZERO", "SIZE", "STATE"]
-    assert [(row[1], " ".join(row[8:] if row[2].startswith("20") else row[5:])) for row in rows[1:]] == [
-        ("2", "committed"),
-        ("4", f"bad: {SHARD} is missing"),
-        ("6", "bad: rank-00000.safetensors has other content"),
-        ("8", "committed"),
-        ("10", "being written"),
-        ("12", "left over"),
-    ]
+def test_ls_shows_what_there_is_and_what_is_wrong_with_it(home: Trained, checkpoints: Command) -> None:
+    (home.step(1) / SHARD).unlink()
+    bad = home.step(2).rename(home.folder / quarantined_name(home.steps[2]))
+    (bad / "reason.txt").write_text("rank-00000.safetensors has other content\n")
+    shutil.copytree(home.step(3), home.folder / "step-00000070.1.tmp")
+    shutil.copytree(home.step(3), home.folder / "step-00000080.0.tmp")
     as_json = json.loads(checkpoints("ls", "tiny", "-o", "json").out)
-    assert [each["state"] for each in as_json] == ["committed", "bad", "bad", "committed", "being written", "left over"]
+    assert [(each["step"], each["state"], each.get("reason")) for each in as_json] == [
+        (home.steps[0], "committed", None),
+        (home.steps[1], "bad", f"{SHARD} is missing"),
+        (home.steps[2], "bad", "rank-00000.safetensors has other content"),
+        (home.steps[3], "committed", None),
+        (70, "being written", None),
+        (80, "left over", None),
+    ]
     first = as_json[0]
-    assert (first["stage"], first["step"], first["attempt"], first["worldSize"], first["zeroStage"]) == (
-        "base",
-        2,
-        1,
-        2,
-        0,
-    )
-    assert first["bytes"] == sum(file.stat().st_size for file in step(home, 2).iterdir())
-    assert as_json == json.loads(checkpoints("ls", folder(home).as_uri(), "-o", "json").out)
+    assert (first["stage"], first["attempt"], first["worldSize"], first["zeroStage"]) == ("base", 1, 2, 0)
+    assert first["bytes"] == sum(file.stat().st_size for file in home.step(0).iterdir())
+    assert as_json == json.loads(checkpoints("ls", home.folder.as_uri(), "-o", "json").out)
+
+    heading, *rows = checkpoints("ls", "tiny").out.splitlines()
+    assert heading.split() == ["STAGE", "STEP", "TIME", "ATTEMPT", "WORLD", "ZERO", "SIZE", "STATE"]
+    for row, each in zip(rows, as_json, strict=True):
+        assert row.split()[:2] == ["base", str(each["step"])]
+        assert row.endswith(f"   {each['state']}" + (f": {each['reason']}" if "reason" in each else ""))
 
 
-def test_show_tells_what_a_checkpoint_holds(home: Path, checkpoints: Command) -> None:
-    shown = checkpoints("show", "tiny", "--step", "4").out
+def test_show_tells_what_a_checkpoint_holds(home: Trained, checkpoints: Command) -> None:
+    at = home.steps[1]
+    shown = checkpoints("show", "tiny", "--step", str(at)).out
     for expected in (
-        step(home, 4).as_uri(),
+        home.step(1).as_uri(),
         "attempt 1, 2 ranks, ZeRO 0",
-        "positions 0 to 31 of seed 7 are done: 4 global batches of 8 × 16 tokens",
+        f"positions 0 to {at * 8 - 1} of seed 7 are done: {at} global batches of 8 × 16 tokens",
         "rank-00000.safetensors",
         "model.embed_tokens.weight",
         "300 × 32",
     ):
         assert expected in shown
-    manifest = json.loads((step(home, 8) / "manifest.json").read_text())
+    manifest = json.loads((home.step(3) / "manifest.json").read_text())
     assert json.loads(checkpoints("show", "tiny", "-o", "json").out) == manifest
-    assert json.loads(checkpoints("show", str(step(home, 8)), "-o", "json").out) == manifest
+    assert json.loads(checkpoints("show", str(home.step(3)), "-o", "json").out) == manifest
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -148,14 +155,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE.keys())
 def test_what_is_damaged_is_neither_verified_nor_copied_nor_counted_as_good(
-    home: Path, tmp_path: Path, checkpoints: Command, damage: Callable[[Path], object], reason: str
+    home: Trained, tmp_path: Path, checkpoints: Command, damage: Callable[[Path], object], reason: str
 ) -> None:
-    damage(step(home, 8))
+    damage(home.step(3))
     verified = checkpoints("verify", "tiny")
     assert verified.code == 1
-    assert f"{step(home, 8)}: bad: {reason}" in verified.out
-    assert f"{step(home, 6)}: good: 2 shards" in verified.out
-    assert checkpoints("verify", "tiny", "--step", "6").code == 0
+    assert f"{home.step(3)}: bad: {reason}" in verified.out
+    assert f"{home.step(2)}: good: 2 shards" in verified.out
+    assert checkpoints("verify", "tiny", "--step", str(home.steps[2])).code == 0
 
     copied = checkpoints("copy", "tiny", str(tmp_path / "copies"))
     assert (copied.code, f"bad: {reason}" in copied.err) == (1, True)
@@ -163,60 +170,61 @@ def test_what_is_damaged_is_neither_verified_nor_copied_nor_counted_as_good(
 
     pruned = checkpoints("prune", "tiny", "--keep", "1")
     assert pruned.code == 0
-    assert names(home) == ["step-00000006", "step-00000008"], "the newest good one and the last one"
-    assert f"{step(home, 6)}: kept: the newest good one" in pruned.out
+    assert names(home) == [home.step(2).name, home.step(3).name], "the newest good one and the last one"
+    assert f"{home.step(2)}: kept: the newest good one" in pruned.out
 
 
-def test_verify_says_how_far_it_is(checkpoints: Command) -> None:
-    assert "step-00000004: 2/2 rank-00001.safetensors" in checkpoints("verify", "tiny").err
+def test_verify_says_how_far_it_is(home: Trained, checkpoints: Command) -> None:
+    assert f"{home.step(1).name}: 2/2 rank-00001.safetensors" in checkpoints("verify", "tiny").err
 
 
-def test_a_copy_is_the_same_and_training_could_take_it(home: Path, tmp_path: Path, checkpoints: Command) -> None:
-    copies = tmp_path / "elsewhere/checkpoints"
-    copied = checkpoints("copy", "tiny", copies.as_uri(), "--step", "4")
-    assert (copied.code, f"{copies / 'step-00000004'}: good" in copied.out) == (0, True)
-    assert [each.name for each in copies.iterdir()] == ["step-00000004"]
-    for file in step(home, 4).iterdir():
-        assert (copies / "step-00000004" / file.name).read_bytes() == file.read_bytes()
-    again = checkpoints("copy", "tiny", str(copies), "--step", "4")
+def test_a_copy_is_the_same_and_training_could_take_it(home: Trained, tmp_path: Path, checkpoints: Command) -> None:
+    source, copies = home.step(1), tmp_path / "elsewhere/checkpoints"
+    copied = checkpoints("copy", "tiny", copies.as_uri(), "--step", str(home.steps[1]))
+    assert (copied.code, f"{copies / source.name}: good" in copied.out) == (0, True)
+    assert [each.name for each in copies.iterdir()] == [source.name]
+    for file in source.iterdir():
+        assert (copies / source.name / file.name).read_bytes() == file.read_bytes()
+    again = checkpoints("copy", "tiny", str(copies), "--step", str(home.steps[1]))
     assert (again.code, "exists already" in again.err) == (2, True)
 
 
-PRUNED: dict[str, tuple[list[str], list[int]]] = {
-    "the last two": (["--keep", "2"], [6, 8]),
-    "the last one and every fourth step": (["--keep", "1", "--every", "4"], [4, 8]),
-    "more than there are": (["--keep", "9"], [2, 4, 6, 8]),
+PRUNED: dict[str, tuple[Callable[[list[int]], list[str]], list[int]]] = {
+    "the last two": (lambda steps: ["--keep", "2"], [2, 3]),
+    "the last two and every so many steps": (lambda steps: ["--keep", "2", "--every", str(steps[1])], [1, 2, 3]),
+    "more than there are": (lambda steps: ["--keep", "9"], [0, 1, 2, 3]),
 }
+"""Arguments, and which checkpoints stay."""
 
 
 @pytest.mark.parametrize(("arguments", "kept"), PRUNED.values(), ids=PRUNED.keys())
-def test_prune_keeps(home: Path, checkpoints: Command, arguments: list[str], kept: list[int]) -> None:
-    pruned = checkpoints("prune", "tiny", *arguments)
-    assert names(home) == [f"step-{number:08}" for number in kept]
-    gone = [number for number in (2, 4, 6, 8) if number not in kept]
-    assert [line.split(": ")[:2] for line in pruned.out.splitlines()[:-1]] == [
-        [str(step(home, number)), "deleted"] for number in gone
-    ]
+def test_prune_keeps(
+    home: Trained, checkpoints: Command, arguments: Callable[[list[int]], list[str]], kept: list[int]
+) -> None:
+    pruned = checkpoints("prune", "tiny", *arguments(home.steps))
+    assert names(home) == [home.step(number).name for number in kept]
+    deleted = [str(home.step(number)) for number in range(4) if number not in kept]
+    assert [line.split(": ")[:2] for line in pruned.out.splitlines()[:-1]] == [[path, "deleted"] for path in deleted]
 
 
-def test_prune_keeps_what_the_artifact_names(home: Path, checkpoints: Command) -> None:
-    shutil.copytree(step(home, 8), step(home, 10))
+def test_prune_keeps_what_the_artifact_names(home: Trained, checkpoints: Command) -> None:
+    shutil.copytree(home.step(3), home.folder / "step-00000070")
     pruned = checkpoints("prune", "tiny", "--keep", "1")
-    assert names(home) == ["step-00000008", "step-00000010"]
-    assert f"{step(home, 8)}: kept: what {home}/volumes/training/default/tiny/base/artifact.json names" in pruned.out
+    assert names(home) == [home.step(3).name, "step-00000070"]
+    assert f"{home.step(3)}: kept: what {home.folder.parent}/artifact.json names" in pruned.out
 
 
-def test_prune_deletes_nothing_if_none_is_good(home: Path, checkpoints: Command) -> None:
-    for number in (2, 4, 6, 8):
-        flip_a_bit(step(home, number) / SHARD)
+def test_prune_deletes_nothing_if_none_is_good(home: Trained, checkpoints: Command) -> None:
+    for number in range(4):
+        flip_a_bit(home.step(number) / SHARD)
     assert checkpoints("prune", "tiny", "--keep", "1").code == 1
     assert len(names(home)) == 4
 
 
 @pytest.mark.parametrize("named", ["tiny", "by path"])
-def test_prune_keeps_off_a_run_that_is_driven(home: Path, checkpoints: Command, named: str) -> None:
-    with Home(home).held("default", "tiny"):
-        refused = checkpoints("prune", "tiny" if named == "tiny" else str(folder(home)), "--keep", "1")
+def test_prune_keeps_off_a_run_that_is_driven(home: Trained, checkpoints: Command, named: str) -> None:
+    with Home(home.root).held("default", "tiny"):
+        refused = checkpoints("prune", "tiny" if named == "tiny" else str(home.folder), "--keep", "1")
     assert refused.code == 2
     assert "run tiny is driven by process" in refused.err
     assert len(names(home)) == 4
