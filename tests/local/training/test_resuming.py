@@ -22,12 +22,12 @@ from training import (
 from trainyard_api.checkpoint import committed_steps
 from trainyard_api.exit_codes import ExitCode
 
-LAST = 200
+LAST = 120
 SETTINGS: dict[str, Any] = TINY | {
     "model": TINY_GPT2_WITH_DROPOUT,
     "steps": LAST,
     "checkpoint": {"everySteps": 5, "keep": 3},
-    "validation": {"everySteps": 100, "sequences": 5},
+    "validation": {"everySteps": 60, "sequences": 5},
     "deepspeed": {"zero_optimization": {"stage": 2}},
 }
 

@@ -14,12 +14,12 @@ from training import TINY, TINY_GPT2_WITH_DROPOUT, Ranks, a_job, committed, loss
 from trainyard_api.checkpoint import committed_steps
 from trainyard_api.exit_codes import ExitCode
 
-LAST = 300
+LAST = 200
 SETTINGS: dict[str, Any] = TINY | {
     "model": TINY_GPT2_WITH_DROPOUT,
     "steps": LAST,
     "checkpoint": {"everySteps": 10},
-    "validation": {"everySteps": 150, "sequences": 5},
+    "validation": {"everySteps": 100, "sequences": 5},
     "deepspeed": {"zero_optimization": {"stage": 2}},
 }
 

@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainyard_api.checkpoint import FENCE, MANIFEST, committed_steps, folder_name, temporary_name
@@ -43,8 +43,9 @@ def commit(folder: Path, step: int, attempt: int, manifest: bytes, keep: int, ke
             _remove(final)
         temporary.rename(final)
         sync_folder(folder)
-    for old in prunable(committed_steps(folder), keep, keep_every):
-        _remove(folder / folder_name(old))
+    with suppress(OSError):  # the checkpoint is committed all the same, and the next commit prunes again
+        for old in prunable(committed_steps(folder), keep, keep_every):
+            _remove(folder / folder_name(old))
 
 
 def write_synced(path: Path, content: bytes) -> None:
