@@ -13,7 +13,7 @@ from typing import Any
 import cel
 import jsonschema
 from cel.stdlib import add_stdlib_to_context
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 from kind.bad_specs import BAD_SPECS, GOOD, changed
 from pydantic import ValidationError
@@ -174,6 +174,9 @@ def in_bounds(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
 STAGE_FIELDS: Schema = SPEC["properties"]["stages"]["items"]["properties"]
 
 
+LARGEST_BATCH = 1_048_576
+
+
 @st.composite
 def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
     """Runs that are right, with one to three preparations and trainings and what follows from them."""
@@ -183,6 +186,7 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
         "resources", spec.get("resources", {})
     ).get("processes", 1)
     ranks *= workers.get("workers", spec.get("workers", {})).get("count", 1)
+    assume(ranks * 4 * 3 <= LARGEST_BATCH)
     prepares = [f"corpus{i}" if i else "corpus" for i in range(draw(st.integers(1, 2)))]
     trainings = [f"base{i}" if i else "base" for i in range(draw(st.sampled_from([1, 2, 0])))]
     stages: list[dict[str, Any]] = [
