@@ -62,6 +62,7 @@ class Saving:
         """Allocate the snapshot and start the writer."""
         self._group, self._settings, self._engine, self._cursor, self._tell = group, settings, engine, cursor, tell
         self._folder = group.output / "checkpoints"
+        self._settings_digest = settings_digest(group)
         self._snapshot = Snapshot(engine, streams_only=engine.replicated and group.rank > 0)
         self._writer = Writer(self._snapshot.memory, self._snapshot.bytes)
         self._save: _Save | None = None
@@ -184,7 +185,7 @@ class Saving:
             world_size=self._group.world_size,
             zero_stage=self._engine.zero_stage,
             cursor=self._cursor,
-            settings_digest=settings_digest(self._group),
+            settings_digest=self._settings_digest,
             parameters=self._engine.parameter_shapes,
             shards=list(save.shards),
         )
