@@ -22,6 +22,8 @@ class Answer:
     """How a command ended."""
 
     shard: Shard | None = None
+    committed: float | None = None
+    """When, by the monotonic clock of this machine."""
     failure: Failure | None = None
 
 
@@ -64,6 +66,7 @@ class Writer:
         said = json.loads(line)
         return Answer(
             shard=Shard(**said["shard"]) if "shard" in said else None,
+            committed=said.get("committed"),
             failure=Failure(**said["failure"]) if "failure" in said else None,
         )
 

@@ -167,7 +167,7 @@ class Saving:
             self._give_up(failures)
             return failures
         if self._save.shards:
-            self._committed(started)
+            self._committed(started, answers[0])
             return []
         self._save.shards = tuple(each.shard for each in answers if each and each.shard)
         self._save.answer = None
@@ -198,18 +198,19 @@ class Saving:
             "keep_every": self._settings.keep_every,
         }
 
-    def _committed(self, started: float) -> None:
+    def _committed(self, started: float, answer: Answer | None) -> None:
         assert self._save
+        assert answer
+        assert answer.committed
         save, self._save = self._save, None
         self._trouble = self._abandoned = ""
         self._safe_since = save.started
-        now = time.monotonic()
         status = CheckpointStatus(
             step=save.step,
             uri=f"{self._group.job.output_uri}/checkpoints/{folder_name(save.step)}",
             time=save.time,
-            stall_seconds=round(save.stall_seconds + now - started, 4),
-            durable_seconds=round(now - save.started, 3),
+            stall_seconds=round(save.stall_seconds + time.monotonic() - started, 4),
+            durable_seconds=round(answer.committed - save.started, 3),
         )
         self._say(status)
 

@@ -6,7 +6,7 @@ standard input, answers go as JSON lines to standard output:
 
     {"write": path, "instead_of": path}   the memory into the file, hashed on the way and synced, after making room by
                                           removing the shard of a save that failed   → {"shard": …}
-    {"commit": {…}}                       the arguments of `commit.commit`           → {}
+    {"commit": {…}}                       the arguments of `commit.commit`           → {"committed": monotonic time}
 
 or {"failure": …}, the fields of a `Failure`.
 """
@@ -19,6 +19,7 @@ import mmap
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,10 @@ def _answer(command: dict[str, Any], memory: mmap.mmap) -> dict[str, Any]:
                 return {"shard": _write(Path(path), memory).model_dump()}
             case {"commit": what}:
                 commit(**what | {"folder": Path(what["folder"]), "manifest": what["manifest"].encode()})
+                return {"committed": time.monotonic()}
     except (OSError, FencedError) as error:
         return {"failure": dataclasses.asdict(Failure.of(error))}
-    return {}
+    raise AssertionError(command)
 
 
 def _discard(shard: Path, wanted: Path) -> None:
