@@ -174,9 +174,8 @@ def _prune_place(place: Place, keep: int, keep_every: int | None) -> int:
     doomed = prunable(stored, keep, keep_every)
     good = _newest_good(stored)
     if good is None:
-        print(
-            f"{place.folder}: no checkpoint in it is good, so none is deleted; `trainyard checkpoints verify` says why"
-        )
+        why = "`trainyard checkpoints verify` says why"
+        print(f"{place.folder}: no checkpoint in it is good, so none is deleted; {why}", file=sys.stderr)
         return BAD
     published = _published(place.folder)
     for step in doomed:
