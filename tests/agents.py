@@ -53,7 +53,7 @@ class AgentUnderTest:
                 [sys.executable, "-m", "trainyard_trainer.main", "agent"],
                 env={
                     **os.environ,
-                    "PYTHONPATH": str(modules),
+                    "PYTHONPATH": os.pathsep.join(filter(None, [str(modules), os.environ.get("PYTHONPATH")])),
                     "TRAINYARD_BIND": self.address,
                     "TRAINYARD_TOKEN_FILE": str(folder / "token"),
                     "TRAINYARD_MASTER_PORT": "0",

@@ -67,7 +67,8 @@ class Ranks:
         self.output.mkdir(exist_ok=True)
         port = str(_free_port())
         self._logs = [self.output / f"rank-{rank}.{attempt}.log" for rank in range(world_size)]
-        self._reports, reports = os.pipe()
+        self._reports = self.output / f"reports.{attempt}.jsonl"
+        reports = os.open(self._reports, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.processes = [
             subprocess.Popen(
                 [sys.executable, *(script or ("-m", "trainyard_trainer.rank"))],
@@ -116,9 +117,13 @@ class Ranks:
         return "\n".join(log.read_text()[-3000:] for log in self._logs)
 
     def reports(self) -> list[dict[str, Any]]:
-        """All that was reported to the agent, once the ranks have ended."""
-        with open(self._reports) as file:
-            return [json.loads(line) for line in file]
+        """All that was reported to the agent so far."""
+        return [json.loads(line) for line in self._reports.read_text().splitlines()]
+
+    def writers(self) -> list[int]:
+        """The processes that write checkpoints, of the ranks that run."""
+        children = (Path(f"/proc/{rank.pid}/task/{rank.pid}/children") for rank in self.processes)
+        return [int(child) for each in children if each.exists() for child in each.read_text().split()]
 
 
 def metric_lines(output: Path) -> list[dict[str, Any]]:
@@ -146,7 +151,7 @@ def shard_digests(output: Path, step: int) -> list[str]:
 
 def weights(output: Path, step: int) -> dict[str, Any]:
     """Parameter → flat fp32 tensor."""
-    from trainyard_trainer.checkpoint.manifest import read_manifest
+    from trainyard_api.checkpoint import read_manifest
     from trainyard_trainer.checkpoint.restore import open_shards
 
     manifest = read_manifest(committed(output, step))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from .model import Reported
 from .stages import StageKind
-from .status import CheckpointStatus, Progress
+from .status import CheckpointStatus, Progress, Quarantined
 
 
 class Job(Reported):
@@ -105,6 +105,8 @@ class AgentState(Reported):
     resumed_step: int | None = None
     """Step of the checkpoint that this attempt started from; 0 when it began anew, None before that is known."""
     checkpoint: CheckpointStatus | None = None
+    quarantined: list[Quarantined] = []
+    """Checkpoints that this attempt found bad."""
     artifact: Artifact | None = None
     termination: Termination | None = None
 
@@ -115,6 +117,7 @@ class Report(Reported):
     progress: Progress | None = None
     resumed_step: int | None = None
     checkpoint: CheckpointStatus | None = None
+    quarantined: Quarantined | None = None
     artifact: Artifact | None = None
     failure: Termination | None = None
     metrics: dict[str, float] | None = None

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from .model import Model, Rule, rule
+from .model import Mistake, Model, Rule, rule
 
 StageKind = Literal["prepare", "pretrain", "evaluate", "export"]
 KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "evaluate", "export")
@@ -143,13 +143,54 @@ class ValidationSettings(Model):
     """Held-out sequences to measure on, at most; always the same ones."""
 
 
-class CheckpointSettings(Model):
-    """When to save, and how much of it to keep."""
+DEFAULT_SAVE_STEPS = 100
 
-    every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
-    """Steps from one checkpoint to the next; the last step is always saved."""
+
+def _never_saved(it: "CheckpointSettings") -> list[Mistake]:
+    every, kept = it.steps_interval, it.keep_every
+    if not kept:
+        return []
+    if not every:
+        return [("keepEvery", "counts steps, but everySeconds alone decides when to save; give everySteps as well")]
+    if kept % every == 0:
+        return []
+    text = (
+        f"{kept} is not a multiple of everySteps {every}, so nothing is saved then; use {(kept // every + 1) * every}"
+    )
+    return [("keepEvery", text)]
+
+
+class CheckpointSettings(Model):
+    """When to save, and how much of it to keep. Training goes on while a checkpoint is written."""
+
+    every_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Steps from one checkpoint to the next; 100 if everySeconds isn't given either. The last step is always saved."""
+    every_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Seconds from one checkpoint to the next; with everySteps, whichever comes first."""
+    max_age_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Fail when saving has trouble and the newest checkpoint is older than this; without it, training always goes on."""
     keep: Annotated[int, Field(ge=2, le=1000)] = 2
     """Checkpoints to keep; at least two, so that a bad one never stands alone."""
+    keep_every: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Keep those of every so many steps for good, beside the last ones; a multiple of everySteps."""
+
+    rules: ClassVar = (
+        Rule(
+            cel=f"!has(self.keepEvery) || (has(self.everySteps) ? self.keepEvery % self.everySteps == 0 : "
+            f"!has(self.everySeconds) && self.keepEvery % {DEFAULT_SAVE_STEPS} == 0)",
+            message="keepEvery must be a multiple of everySteps: at other steps nothing is saved",
+            mistakes=_never_saved,
+            field="keepEvery",
+            cel_message="has(self.everySteps) ? '%d is not a multiple of everySteps %d, so nothing is saved then; use %d'"
+            ".format([self.keepEvery, self.everySteps, (self.keepEvery / self.everySteps + 1) * self.everySteps]) : "
+            "'keepEvery needs everySteps: at other steps nothing is saved'",
+        ),
+    )
+
+    @property
+    def steps_interval(self) -> int | None:
+        """Steps from one checkpoint to the next; None when seconds alone decide."""
+        return self.every_steps or (None if self.every_seconds else DEFAULT_SAVE_STEPS)
 
 
 class PretrainStage(Model):

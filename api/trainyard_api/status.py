@@ -73,7 +73,7 @@ class Progress(Reported):
     eta_seconds: float | None = None
     heartbeat_time: str | None = None
     message: str | None = None
-    """What a stage without steps is doing."""
+    """What a stage without steps is doing; of one that trains, what is wrong with saving its checkpoints."""
 
 
 class CheckpointStatus(Reported):
@@ -83,6 +83,18 @@ class CheckpointStatus(Reported):
     uri: str
     time: str
     stall_seconds: float | None = None
+    """How long training stood still for it."""
+    durable_seconds: float | None = None
+    """From the step's end until it was committed; training went on meanwhile."""
+
+
+class Quarantined(Reported):
+    """A checkpoint that was found bad and set aside, so that the one before it is taken."""
+
+    step: int
+    reason: str
+    """What is wrong with it."""
+    time: str
 
 
 class WorkersStatus(Reported):
@@ -175,6 +187,8 @@ class Status(Reported):
     end_time: str | None = None
     progress: Progress | None = None
     checkpoint: CheckpointStatus | None = None
+    quarantined: tuple[Quarantined, ...] = ()
+    """Checkpoints that were found bad: the last five."""
     workers: WorkersStatus = WorkersStatus()
     waiting: Waiting | None = None
     restarts: Restarts = Restarts()

@@ -75,6 +75,10 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         {"spec.stages.1.pretrain.checkpoint": {"keep": 1}},
         ("spec.stages[1].pretrain.checkpoint.keep", "greater than or equal to 2"),
     ),
+    "checkpoints to keep for good at steps that aren't saved": (
+        {"spec.stages.1.pretrain.checkpoint": {"everySteps": 100, "keepEvery": 250}},
+        ("spec.stages[1].pretrain.checkpoint.keepEvery", "250 is not a multiple of everySteps 100", "use 300"),
+    ),
     "a storage that no worker can reach": ({"spec.storage": {"uri": "ftp://x"}}, ("spec.storage.uri", "^file:///")),
     "no stages": ({"spec.stages": []}, ("spec.stages", "at least 1 item")),
     "a stage without a kind": (

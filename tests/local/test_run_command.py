@@ -1,122 +1,37 @@
 """`trainyard run` from end to end: real agents, real ranks, real signals, in a home of each test's own."""
 
-import hashlib
-import json
 import os
 import signal
-import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from conditions import until
-from trainyard_operator.cluster import processes
-from trainyard_operator.cluster.home import Home
-
-TRAINYARD = Path(sys.executable).parent / "trainyard"
-KEY = ("default", "tiny")
-DEADLINE = 150
-
-PREPARE = {"sources": [{"builtin": "python-docs"}], "tokenizer": {"vocabSize": 512}}
-LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-PRETRAIN = {
-    "data": "corpus",
-    "model": {"type": "llama", "config": LLAMA},
-    "steps": 80,
-    "sequenceLength": 64,
-    "globalBatch": 4,
-    "microBatch": 2,
-    "checkpoint": {"everySteps": 10},
-    "validation": {"everySteps": 40, "sequences": 4},
-    "deepspeed": {"zero_optimization": {"stage": 2}},
-}
-TRAINED = [
-    {"name": "corpus", "prepare": PREPARE},
-    {"name": "base", "pretrain": PRETRAIN},
-    {"name": "model", "export": {"model": "base"}},
-]
-
-
-def write_run(folder: Path, stages: list[dict[str, Any]], **spec: Any) -> Path:
-    """A file with a run of two workers."""
-    run = {
-        "apiVersion": "trainyard.dev/v1alpha1",
-        "kind": "TrainingRun",
-        "metadata": {"name": "tiny"},
-        "spec": {"storage": {"claimName": "training"}, "workers": {"count": 2}, "stages": stages, **spec},
-    }
-    file = folder / "run.yaml"
-    file.write_text(yaml.safe_dump(run))
-    return file
-
-
-def trainyard(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a verb to its end."""
-    command = [TRAINYARD, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False)
-
-
-@contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """`trainyard run` in the background; ended with the context."""
-    command = [TRAINYARD, "run", "run.yaml", "--plain", *arguments]
-    with (
-        open(folder / "output.txt", "a") as output,
-        subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, text=True) as process,
-    ):
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def stored(folder: Path) -> dict[str, Any]:
-    """The run's manifest, {} before there is one."""
-    return Home(folder / ".trainyard").read_run(*KEY) or {}
-
-
-def made(folder: Path) -> Path:
-    """Where the artifacts are."""
-    return Home(folder / ".trainyard").volume("training") / "default" / "tiny"
-
-
-def steps_done(folder: Path) -> int:
-    """The last step that the pretrain stage has recorded."""
-    file = made(folder) / "base" / "metrics.jsonl"
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    steps = [json.loads(line)["step"] for line in lines if line.endswith("\n")]
-    return steps[-1] if steps else 0
-
-
-def rank_processes(folder: Path) -> dict[int, int]:
-    """Pid of each rank that runs now."""
-    found = {}
-    for pid in processes.living(f"{stored(folder)['metadata']['uid']}/"):
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if rank := next((each for each in variables if each.startswith(b"RANK=")), None):
-            found[int(rank.removeprefix(b"RANK="))] = pid
-    return found
+from local_runs import (
+    DEADLINE,
+    PRETRAIN,
+    TRAINED,
+    events,
+    made,
+    metrics,
+    nothing_lives,
+    rank_processes,
+    running,
+    steps_done,
+    stored,
+    trainyard,
+    weights,
+    write_run,
+)
+from trainyard_api.checkpoint import committed_steps, folder_name
 
 
 def page(url: str) -> str:
     """What a server answers."""
     with urllib.request.urlopen(url, timeout=10) as answer:
         return str(answer.read().decode())
-
-
-def weights(folder: Path) -> str:
-    """Digest of the exported model."""
-    return hashlib.sha256((made(folder) / "model" / "model" / "model.safetensors").read_bytes()).hexdigest()
-
-
-def nothing_lives(folder: Path) -> bool:
-    """Whether all processes of the run are gone."""
-    return processes.living(f"{stored(folder)['metadata']['uid']}/") == []
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +114,37 @@ async def test_interrupted_it_saves_and_the_same_command_goes_on_to_the_same_wei
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert stored(tmp_path)["status"].get("recoveries", []) == []
     assert weights(tmp_path) == weights(undisturbed)
+
+
+async def test_a_checkpoint_that_went_bad_is_told_and_the_one_before_leads_to_the_same_weights(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    write_run(tmp_path, TRAINED)
+    with running(tmp_path) as process:
+        await until(lambda: steps_done(tmp_path) >= 23, "23 steps", DEADLINE)
+        process.send_signal(signal.SIGINT)
+        await until(lambda: process.poll() is not None, "the stop", 60)
+    folder = made(tmp_path) / "base/checkpoints"
+    *_, before, newest = committed_steps(folder)
+    flip_a_bit(folder / folder_name(newest) / "rank-00001.safetensors")
+    resumed = trainyard(tmp_path, "run", "run.yaml", "--plain")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    reason = "rank-00001.safetensors has other content than was written (SHA-256 differs)"
+    assert f"checkpoint of step {newest} set aside: {reason}" in resumed.stdout
+    [quarantined] = stored(tmp_path)["status"]["quarantined"]
+    assert (quarantined["step"], quarantined["reason"]) == (newest, reason)
+    [event] = [each for each in events(tmp_path) if each["reason"] == "CheckpointQuarantined"]
+    assert event["type"] == "Warning"
+    assert event["message"] == f"stage base: the checkpoint of step {newest} is bad and was set aside: {reason}"
+    again = [row["step"] for row in metrics(tmp_path) if row["attempt"] == 3]
+    assert again[0] == before + 1
+    assert weights(tmp_path) == weights(undisturbed)
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
 async def test_interrupted_twice_it_ends_at_once(tmp_path: Path) -> None:

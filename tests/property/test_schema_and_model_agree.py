@@ -13,7 +13,7 @@ from typing import Any
 import cel
 import jsonschema
 from cel.stdlib import add_stdlib_to_context
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 from kind.bad_specs import BAD_SPECS, GOOD, changed
 from pydantic import ValidationError
@@ -174,6 +174,9 @@ def in_bounds(draw: st.DrawFn, schema: Schema) -> dict[str, Any]:
 STAGE_FIELDS: Schema = SPEC["properties"]["stages"]["items"]["properties"]
 
 
+LARGEST_BATCH = 1_048_576
+
+
 @st.composite
 def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
     """Runs that are right, with one to three preparations and trainings and what follows from them."""
@@ -183,6 +186,7 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
         "resources", spec.get("resources", {})
     ).get("processes", 1)
     ranks *= workers.get("workers", spec.get("workers", {})).get("count", 1)
+    assume(ranks * 4 * 3 <= LARGEST_BATCH)
     prepares = [f"corpus{i}" if i else "corpus" for i in range(draw(st.integers(1, 2)))]
     trainings = [f"base{i}" if i else "base" for i in range(draw(st.sampled_from([1, 2, 0])))]
     stages: list[dict[str, Any]] = [
@@ -196,6 +200,9 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
             "steps": draw(st.integers(1, 1000)),
             "microBatch": draw(st.integers(1, 4)),
         }
+        if (checkpoint := pretrain.get("checkpoint", {})).get("keepEvery"):
+            checkpoint["everySteps"] = draw(st.integers(1, 50))
+            checkpoint["keepEvery"] = checkpoint["everySteps"] * draw(st.integers(1, 3))
         pretrain["globalBatch"] = ranks * pretrain["microBatch"] * draw(st.integers(1, 3))
         stages.append({"name": name, "pretrain": pretrain} | workers)
     for i in range(draw(st.integers(0, 2)) if trainings else 0):
@@ -232,7 +239,7 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
     here, there = draw(st.integers(0, len(stages) - 1)), draw(st.integers(0, len(stages) - 1))
     stage = stages[here]
     kind, section = next((kind, stage[kind]) for kind in KINDS if kind in stage)
-    slip = draw(st.sampled_from(("name", "swap", "refer", "batch", "workers", "kind", "owned", "rename")))
+    slip = draw(st.sampled_from(("name", "swap", "refer", "batch", "keep", "workers", "kind", "owned", "rename")))
     if slip == "name":
         manifest["metadata"]["name"] = draw(st.sampled_from(NAMES))
     elif slip == "swap":
@@ -243,6 +250,11 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
                 section[field] = draw(st.sampled_from([*names, "nowhere"]))
     elif slip == "batch" and kind == "pretrain":
         section["globalBatch"] += draw(st.sampled_from([1, section["globalBatch"], section["microBatch"]]))
+    elif slip == "keep" and kind == "pretrain":
+        section["checkpoint"] = {
+            draw(st.sampled_from(("everySteps", "everySeconds"))): draw(st.integers(1, 4)),
+            "keepEvery": draw(st.integers(1, 8)) * draw(st.sampled_from((1, 100))),
+        }
     elif slip == "workers":
         stage["workers"] = {"count": draw(st.integers(1, 3))}
     elif slip == "kind":

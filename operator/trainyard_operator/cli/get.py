@@ -65,9 +65,7 @@ def render(runs: list[Manifest], output: str | None, now: datetime) -> str:
     for run in runs:
         cells = [_cell(run, kind, path, now) for _, kind, path in columns]
         rows.append([run["metadata"]["name"], *cells])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(words.table(rows))
 
 
 def _cell(run: Manifest, kind: str, path: str, now: datetime) -> str:

@@ -58,6 +58,41 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     plot.add_argument("run", help="name of the run")
     plot.add_argument("--output", type=Path, help="PNG file (RUN.png)")
 
+    text = "Look after what training has saved."
+    checkpoints = verbs.add_parser("checkpoints", help=text, description=text)
+    checkpoints.set_defaults(verb="checkpoints:checkpoints_command")
+    actions = checkpoints.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        each = actions.add_parser(name, help=text, description=text, parents=[everywhere])
+        each.add_argument(
+            "run", metavar="RUN|PATH", help="name of a run, or path or file:// URI of checkpoints or of one"
+        )
+        each.add_argument("--stage", help="this stage alone (all that have checkpoints)")
+        return each
+
+    def step_of(each: argparse.ArgumentParser, default: str) -> None:
+        each.add_argument("--step", type=int, help=f"the checkpoint of this step ({default})")
+
+    ls = action("ls", "List checkpoints, with what is wrong with bad ones.")
+    show = action("show", "Show what a checkpoint holds.")
+    step_of(show, "the newest")
+    for each in (ls, show):
+        each.add_argument("-o", "--output", choices=("json",), help="format")
+    step_of(action("verify", "Read every byte again; exit with 1 if one isn't as it was written."), "all")
+    copy = action("copy", "Copy a checkpoint, all or nothing, and verify the copy.")
+    copy.add_argument("destination", metavar="FOLDER", help="where to put step-…")
+    step_of(copy, "the newest")
+    prune = action("prune", "Delete old checkpoints, never the newest good one.")
+    prune.add_argument("--keep", type=_positive, metavar="N", required=True, help="keep the last N")
+    prune.add_argument("--every", type=_positive, metavar="K", help="keep those of every K-th step too")
+
     demo = verb("demo", "demo:demo_command", "Train a small model, kill a worker on the way, and show the result.")
     how_to_run(demo)
     return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 on")
+    return int(text)

@@ -114,6 +114,7 @@ def conclusion(home: Home, run: TrainingRun, status: Status) -> list[str]:
         if stage.phase == "Succeeded":
             metrics = ", ".join(f"{name} {value:.6g}" for name, value in (stage.metrics or {}).items())
             lines.append(f"  {stage.name}: {metrics or 'done'}")
+    lines += [f"  {words.quarantined(each)}" for each in status.quarantined]
     lines += [f"  recovery: {words.recovery(recovery)}" for recovery in status.recoveries]
     places: dict[str, Path] = {
         "artifacts": made_by(home, run),

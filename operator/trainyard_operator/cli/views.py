@@ -64,6 +64,7 @@ def lines_of(status: Status) -> list[str]:
         lines.append(f"{status.stage}: {text}")
     if status.checkpoint:
         lines.append(f"checkpoint of step {status.checkpoint.step}: {status.checkpoint.uri}")
+    lines += [words.quarantined(each) for each in status.quarantined]
     lines += [f"recovery: {words.recovery(recovery)}" for recovery in status.recoveries]
     lines += [f"{stage.name}: done: {stage.artifact}" for stage in status.stages if stage.phase == "Succeeded"]
     return lines
@@ -107,6 +108,7 @@ def table_of(name: str, status: Status) -> Group:
     lines = [Text(f"{words.headline(status)}")]
     if status.progress and status.progress.message and status.progress.message != status.message:
         lines.append(Text(status.progress.message))
+    lines += [Text(words.quarantined(each), "yellow") for each in status.quarantined]
     lines += [Text(f"recovery: {words.recovery(recovery)}", "yellow") for recovery in status.recoveries]
     return Group(table, *lines)
 

@@ -1,6 +1,8 @@
 """A run's status in words and figures: the same ones in the live table, in plain lines and at the end."""
 
-from trainyard_api.status import Progress, Recovery, Status
+from collections.abc import Sequence
+
+from trainyard_api.status import Progress, Quarantined, Recovery, Status
 
 
 def progress(progress: Progress | None) -> str:
@@ -36,12 +38,33 @@ def recovery(recovery: Recovery) -> str:
     return f"{recovery.stage} attempt {recovery.attempt}: {what}" + (f" ({', '.join(clocks)})" if clocks else "")
 
 
+def quarantined(found: Quarantined) -> str:
+    """`checkpoint of step 20 set aside: manifest.json is missing`"""
+    return f"checkpoint of step {found.step} set aside: {found.reason}"
+
+
 def headline(status: Status) -> str:
     """`base: Running (Training)`, and the message if there is one."""
     text = f"{status.phase} ({status.reason})"
     if status.stage:
         text = f"{status.stage}: {text}"
     return f"{text}: {status.message}" if status.message else text
+
+
+def size(count: int) -> str:
+    """`812 B`, `12.5 KiB`, `3.1 GiB`"""
+    amount, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount /= 1024
+        units.pop(0)
+    return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return [line.rstrip() for line in lines]
 
 
 def duration(seconds: float) -> str:

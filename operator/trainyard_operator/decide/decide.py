@@ -8,6 +8,7 @@ from .failing import failing
 from .finished import finished
 from .forming import forming
 from .observation import Observation
+from .quarantining import quarantining
 from .recovering import recovering
 from .refused import refused
 from .running import running
@@ -16,6 +17,7 @@ from .waiting import waiting
 POLICIES = (
     finished,
     refused,
+    quarantining,
     beginning,
     completing,
     failing,

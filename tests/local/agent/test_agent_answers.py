@@ -114,6 +114,15 @@ group.report(checkpoint={'step': 10, 'uri': 'file:///c/step-10', 'time': '2026-0
     assert (state.checkpoint.step, state.progress.step) == (10, 10)
 
 
+def test_each_checkpoint_that_was_set_aside_is_shown(agent):
+    bad = [{"step": step, "reason": "manifest.json is missing", "time": "2026-01-01T00:00:00Z"} for step in (20, 10)]
+    agent.assign(
+        "".join(f"group.report(quarantined={each})\n" for each in bad) + "group.report(resumed_step=5)\n" + WAITS
+    )
+    state = agent.when(lambda state: state.resumed_step == 5)
+    assert [(each.step, each.reason) for each in state.quarantined] == [(each["step"], each["reason"]) for each in bad]
+
+
 def test_metrics_show_what_was_reported_and_nothing_else(agent):
     labels = '{namespace="team",run="tiny",stage="base"}'
     idle = parsed(agent.request("/metrics", token=None)[1])

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from engines import CURSOR, an_engine
 from training import TINY, TINY_LLAMA
-from trainyard_api.stages import ModelSettings, PretrainStage
-from trainyard_trainer.checkpoint.manifest import Cursor
+from trainyard_api.checkpoint import Cursor
+from trainyard_api.stages import CheckpointSettings, ModelSettings
 from trainyard_trainer.checkpoint.restore import load_state, load_weights, refuse_other_training
+from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints
 from trainyard_trainer.engine.engine import Engine
 from trainyard_trainer.engine.randomness import restore_streams, save_streams, seed_streams
@@ -19,14 +21,6 @@ from trainyard_trainer.errors import PermanentError, RetryableError
 from trainyard_trainer.group import Group
 from trainyard_trainer.models.build import build_model, model_config
 from trainyard_trainer.stages.pretrain import train
-
-CURSOR = Cursor(seed=7, global_batch=8, sequence_length=16, data_digest="d")
-
-
-def an_engine(device: torch.device, seed: int = 7, **deepspeed: object) -> Engine:
-    settings = ModelSettings.model_validate(TINY_LLAMA)
-    model = build_model(model_config(settings, vocab_size=300, end_of_text=0, sequence_length=16), seed)
-    return Engine(model, PretrainStage.model_validate(TINY | {"deepspeed": deepspeed}), 1, device)
 
 
 @pytest.fixture(scope="session")
@@ -37,14 +31,20 @@ def engine(device: torch.device) -> Engine:
 @pytest.fixture
 def saved(group: Group, engine: Engine) -> Path:
     """Checkpoints of steps 10 and 20."""
-    checkpoints = Checkpoints(group, keep=2)
-    for step in (10, 20):
-        checkpoints.save(step, engine, CURSOR)
+    checkpoints = Checkpoints(group)
+    save(group, engine, 10, 20)
     return checkpoints.folder
 
 
+def save(group: Group, engine: Engine, *steps: int) -> None:
+    """Commit a checkpoint of each step."""
+    with Saving(group, CheckpointSettings(keep=2), engine, CURSOR, lambda *_: None) as saving:
+        for step in steps:
+            saving.after_step(step, 0, 0, 0, must=True)
+
+
 def newest_step(group: Group) -> int | None:
-    newest = Checkpoints(group, keep=2).newest()
+    newest = Checkpoints(group).newest()
     return newest[0].step if newest else None
 
 
@@ -109,29 +109,30 @@ def test_what_was_being_written_is_no_checkpoint(group: Group, saved: Path) -> N
 
 
 def test_an_older_attempt_can_not_begin(group: Group, saved: Path) -> None:
-    Checkpoints(replace(group, attempt=3), keep=2)
+    Checkpoints(replace(group, attempt=3))
     with pytest.raises(RetryableError, match="attempt 3 has begun; attempt 2 is over"):
-        Checkpoints(replace(group, attempt=2), keep=2)
+        Checkpoints(replace(group, attempt=2))
 
 
 def test_an_older_attempt_can_not_commit(group: Group, engine: Engine) -> None:
-    older = Checkpoints(group, keep=2)
-    Checkpoints(replace(group, attempt=2), keep=2)
+    Checkpoints(group)
+    Checkpoints(replace(group, attempt=2))
     with pytest.raises(RetryableError, match="attempt 2 has begun; attempt 1 saves nothing any more"):
-        older.save(10, engine, CURSOR)
+        save(group, engine, 10)
     assert newest_step(replace(group, attempt=2)) is None
 
 
 def test_only_a_commit_prunes(group: Group, engine: Engine, saved: Path) -> None:
-    Checkpoints(group, keep=2).save(30, engine, CURSOR)
+    Checkpoints(group)
+    save(group, engine, 30)
     assert sorted(each.name for each in saved.iterdir()) == ["fence", "step-00000020", "step-00000030"]
 
 
 def test_storage_that_can_not_be_written_is_worth_another_try(group: Group, engine: Engine) -> None:
-    checkpoints = Checkpoints(group, keep=2)
+    checkpoints = Checkpoints(group)
     (checkpoints.folder / "step-00000010.1.tmp").write_text("in the way")
     with pytest.raises(RetryableError, match=r"checkpoints: rank 0: .*step-00000010"):
-        checkpoints.save(10, engine, CURSOR)
+        save(group, engine, 10)
 
 
 def test_the_manifest_says_what_the_checkpoint_is(group: Group, saved: Path) -> None:
@@ -145,7 +146,7 @@ def test_the_manifest_says_what_the_checkpoint_is(group: Group, saved: Path) -> 
 
 
 def test_weights_come_back(group: Group, device: torch.device, engine: Engine, saved: Path) -> None:
-    newest = Checkpoints(group, keep=2).newest()
+    newest = Checkpoints(group).newest()
     assert newest
     other = an_engine(device, seed=8)
     load_state(other, *newest, group)
@@ -165,14 +166,14 @@ OTHER_TRAININGS = {
 def test_a_checkpoint_is_not_taken_for_another_training(
     group: Group, saved: Path, cursor: Cursor, steps: int, message: str
 ) -> None:
-    newest = Checkpoints(group, keep=2).newest()
+    newest = Checkpoints(group).newest()
     assert newest
     with pytest.raises(PermanentError, match=message):
         refuse_other_training(newest[0], cursor, steps)
 
 
 def test_a_checkpoint_is_not_taken_for_another_model(group: Group, saved: Path) -> None:
-    newest = Checkpoints(group, keep=2).newest()
+    newest = Checkpoints(group).newest()
     assert newest
     wider = ModelSettings.model_validate({"type": "llama", "config": TINY_LLAMA["config"] | {"hidden_size": 64}})
     model = build_model(model_config(wider, vocab_size=300, end_of_text=0, sequence_length=16), seed=0)

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 from builders import Case, a_run, ago, deleting, done, ended, pod
-from trainyard_api.status import Phase, Reason, Status
+from trainyard_api.status import Phase, Quarantined, Reason, Status
 from trainyard_operator.decide.decision import Assign, CreatePod, CreateSecret, Decision, DeletePod
 from trainyard_operator.decide.observation import format_time
 
 RUNNING = a_run().in_stage().with_pods(pod(0), pod(1)).training()
+JUST_SHOWN = {"step": 49, "steps": 100, "heartbeatTime": format_time(ago(2))}
 STARTED_LONG_AGO = format_time(ago(3600))
 
 
@@ -49,6 +50,18 @@ def grows_attempt(stage: str, attempt: int) -> Callable[[Decision, Status], bool
 def says(*fragments: str) -> Callable[[Decision, Status], bool]:
     """The message has all of these in it."""
     return lambda decision, _: all(fragment in decision.status.message for fragment in fragments)
+
+
+def tells(reason: str, *fragments: str) -> Callable[[Decision, Status], bool]:
+    """One event, of this reason, with all of these in its message."""
+    return lambda decision, _: (
+        [event.reason for event in decision.events] == [reason]
+        and all(fragment in decision.events[0].message for fragment in fragments)
+    )
+
+
+def quarantined(step: int) -> Quarantined:
+    return Quarantined(step=step, reason="rank-00000.safetensors is missing", time=format_time(ago(3)))
 
 
 def unchanged(decision: Decision, before: Status) -> bool:
@@ -139,8 +152,33 @@ CASES: dict[str, tuple[Case, tuple[Callable[[Decision, Status], bool], ...]]] = 
         (becomes(Phase.RUNNING, Reason.TRAINING), lambda d, _: d.status.progress.step == 50),
     ),
     "progress that follows a write by less than five seconds waits": (
-        RUNNING.in_stage(progress={"step": 49, "steps": 100, "heartbeatTime": format_time(ago(2))}),
+        RUNNING.in_stage(progress=JUST_SHOWN),
         (unchanged, lambda d, _: d.look_again == 3.0),
+    ),
+    "a checkpoint that was set aside is put on record and told": (
+        RUNNING.in_stage(progress=JUST_SHOWN).training(quarantined=[quarantined(40)]),
+        (
+            becomes(Phase.RUNNING, Reason.TRAINING, quarantined=(quarantined(40),)),
+            tells("CheckpointQuarantined", "stage base: the checkpoint of step 40 is bad", "rank-00000.safetensors"),
+            lambda d, _: d.look_again == 0,
+        ),
+    ),
+    "what is on record of a checkpoint that was set aside is not told again": (
+        RUNNING.in_stage(quarantined=[quarantined(40)]).training(quarantined=[quarantined(40)]),
+        (lambda d, _: not d.events, lambda d, _: d.status.progress.step == 50),
+    ),
+    "of many checkpoints that were set aside the last five stay on record": (
+        RUNNING.in_stage(progress=JUST_SHOWN, quarantined=[quarantined(99)]).training(
+            quarantined=[quarantined(s) for s in range(80, 20, -10)]
+        ),
+        (
+            lambda d, _: [each.step for each in d.status.quarantined] == [70, 60, 50, 40, 30],
+            lambda d, _: len(d.events) == 5,
+        ),
+    ),
+    "what an older attempt set aside was told when it ran": (
+        RUNNING.in_stage(progress=JUST_SHOWN).training(attempt=1, quarantined=[quarantined(40)]),
+        (unchanged,),
     ),
     "a killed rank is a failure, and the group is made anew": (
         RUNNING.with_pods(pod(0), ended(137, 1)),

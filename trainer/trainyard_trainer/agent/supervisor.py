@@ -127,6 +127,9 @@ class Agent:
             if said:
                 self.board.publish(**said)
                 log_reports(said)
+            if report.quarantined:
+                self.board.publish(quarantined=[*self.board.state.quarantined, report.quarantined])
+                log_reports({"quarantined": report.quarantined})
 
         return hear
 

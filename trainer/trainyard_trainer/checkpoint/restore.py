@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from trainyard_api.checkpoint import Cursor, Manifest
 
 from ..engine.engine import Engine
 from ..engine.randomness import restore_streams, seed_streams
 from ..engine.state import MASTER
 from ..errors import PermanentError
 from ..group import Group
-from .manifest import Cursor, Manifest
 from .tensors import Shards
 
 _CURSOR_FIELDS = {

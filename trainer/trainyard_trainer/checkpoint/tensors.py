@@ -1,4 +1,4 @@
-"""A rank's shard of a checkpoint: its fragments and random streams in one safetensors file.
+"""Reading shards: a rank's fragments and random streams, in one safetensors file each. `snapshot` lays them out.
 
 master/<parameter>, exp_avg/<parameter>, exp_avg_sq/<parameter>    flat fp32, the elements from `starts` on
 stream/<name>                                                      this rank's random streams
@@ -6,27 +6,12 @@ metadata: starts                                                   JSON, paramet
 """
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
-
-from ..engine.state import Fragment
-
-
-def shard_bytes(fragments: Iterable[Fragment], streams: dict[str, Tensor]) -> bytes:
-    """The content of a shard file."""
-    tensors = {f"stream/{name}": stream for name, stream in streams.items()}
-    starts = {}
-    for fragment in fragments:
-        starts[fragment.name] = fragment.start
-        for kind, values in fragment.state.items():
-            tensors[f"{kind}/{fragment.name}"] = values.detach().float().cpu().contiguous()
-    return save(tensors, {"starts": json.dumps(starts)})
 
 
 class Shards:

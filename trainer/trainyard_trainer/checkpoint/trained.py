@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainyard_api.checkpoint import BadCheckpointError, read_manifest, verify_shards
 from transformers import PreTrainedModel
 
 from ..artifacts import read_artifact
 from ..errors import PermanentError
 from ..models.build import build_model, load_config
-from .manifest import BadCheckpointError, read_manifest, verify_shards
 from .restore import load_weights
 
 

@@ -38,10 +38,14 @@ class Batches:
         self.order = Order(group.job.seed, samples)
         self.accumulation = stage.global_batch // at_once
 
+    def positions(self, step: int) -> range:
+        """The positions in the order of data that make up the global batch of `step` (1, 2, …)."""
+        return range((step - 1) * self.stage.global_batch, step * self.stage.global_batch)
+
     def micro_batches(self, step: int) -> Iterator[Tensor]:
         """Step `step` (1, 2, …): `accumulation` tensors of int64 (micro_batch, sequence_length + 1)."""
         share = self.accumulation * self.stage.micro_batch
-        first = (step - 1) * self.stage.global_batch + self.group.rank * share
+        first = self.positions(step).start + self.group.rank * share
         samples = self.order.samples(first, share).tolist()
         for start in range(0, share, self.stage.micro_batch):
             yield read_samples(self.tokens, samples[start : start + self.stage.micro_batch], self.stage.sequence_length)

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -36,8 +36,11 @@ class Engine:
         self._deepspeed = _initialize(model, self._adamw, configuration)
         self.zero_stage: int = self._deepspeed.zero_optimization_stage()
 
-    def train_step(self, micro_batches: Iterable[Tensor], learning_rate: float) -> tuple[float, float]:
-        """One optimizer step on this rank's share of the global batch.
+    def train_step(
+        self, micro_batches: Iterable[Tensor], learning_rate: float, before_update: Callable[[], None]
+    ) -> tuple[float, float]:
+        """One optimizer step on this rank's share of the global batch. Until `before_update` has returned, only gradients
+        change.
 
         Returns the summed loss of its micro-batches, in nats per token each, and the global gradient norm before clipping.
         """
@@ -51,6 +54,8 @@ class Engine:
             self._deepspeed.backward(loss)
             if not self.zero_stage and number == self.accumulation:
                 norm = float(nn.utils.clip_grad_norm_(self._deepspeed.module.parameters(), self._clip_norm or math.inf))
+            if number == self.accumulation:
+                before_update()
             self._deepspeed.step()
             losses += loss.detach().cpu()
         if self.zero_stage:

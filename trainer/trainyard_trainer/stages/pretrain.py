@@ -11,14 +11,15 @@ import shutil
 from pathlib import Path
 
 import torch
+from trainyard_api.checkpoint import Cursor, Manifest, folder_name
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PretrainStage
 from transformers import PretrainedConfig
 
 from ..artifacts import ARTIFACT, read_artifact, write_artifact
-from ..checkpoint.manifest import Cursor, Manifest
 from ..checkpoint.restore import load_state, load_weights, refuse_other_training
-from ..checkpoint.store import Checkpoints, folder_name
+from ..checkpoint.saving import Saving
+from ..checkpoint.store import Checkpoints
 from ..data.shards import TokenShards
 from ..engine import processes
 from ..engine.batches import Batches, HeldOut
@@ -52,27 +53,27 @@ def train(group: Group, device: torch.device) -> Artifact | None:
         sequence_length=stage.sequence_length,
         data_digest=hashlib.sha256((data / ARTIFACT).read_bytes()).hexdigest(),
     )
-    checkpoints = Checkpoints(group, stage.checkpoint.keep)
-    engine, start = _begin(stage, config, batches.accumulation, checkpoints.newest(), cursor, group, device)
+    newest = Checkpoints(group).newest()
+    engine, start = _begin(stage, config, batches.accumulation, newest, cursor, group, device)
     progress = TrainingProgress(stage, group)
     progress.resumed(start)
 
-    for step in range(start + 1, stage.steps + 1):
-        progress.start_clock()
-        rate = learning_rate(step, stage)
-        my_loss, grad_norm = engine.train_step(batches.micro_batches(step), rate)
-        losses, stopping = processes.add_up(my_loss, group.stopping())
-        loss = losses / (group.world_size * batches.accumulation)
-        _refuse_divergence(step, loss, grad_norm)
-        progress.step(step, loss=loss, learning_rate=rate, grad_norm=grad_norm)
+    with Saving(group, stage.checkpoint, engine, cursor, progress.saving) as saving:
+        for step in range(start + 1, stage.steps + 1):
+            progress.start_clock()
+            rate = learning_rate(step, stage)
+            my_loss, grad_norm = engine.train_step(batches.micro_batches(step), rate, saving.before_update)
+            losses, stopping, *votes = processes.add_up(my_loss, group.stopping(), *saving.votes())
+            loss = losses / (group.world_size * batches.accumulation)
+            _refuse_divergence(step, loss, grad_norm)
+            progress.step(step, batches.positions(step), loss=loss, learning_rate=rate, grad_norm=grad_norm)
 
-        last = step == stage.steps
-        if step % stage.checkpoint.every_steps == 0 or stopping or last:
-            progress.saved(checkpoints.save(step, engine, cursor))
-        if stopping and not last:
-            raise StopRequested(f"checkpoint of step {step} is committed")
-        if step % stage.validation.every_steps == 0 and not last:
-            progress.held_out(step, held_out.loss(engine))
+            last = step == stage.steps
+            saving.after_step(step, *votes, must=last or bool(stopping))
+            if stopping and not last:
+                raise StopRequested(f"checkpoint of step {step} is committed")
+            if step % stage.validation.every_steps == 0 and not last:
+                progress.held_out(step, held_out.loss(engine))
 
     final_loss = held_out.loss(engine)
     progress.held_out(stage.steps, final_loss)

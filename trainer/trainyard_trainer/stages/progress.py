@@ -1,18 +1,26 @@
 """What training says of itself, a step at a time: metrics.jsonl for plots, `Progress` for the status.
 
-metrics.jsonl holds {time, attempt, step, loss, learning_rate, grad_norm, tokens, tokens_per_second, step_seconds} a step
-and {time, attempt, step, held_out_loss} a validation. Steps that are done again after a recovery are there again, under
-their attempt. Speeds are of one step: a mean over the attempt would hide a stall.
+metrics.jsonl holds {time, attempt, step, position, sequences, loss, learning_rate, grad_norm, tokens, tokens_per_second,
+step_seconds} a step and {time, attempt, step, held_out_loss} a validation. `position` is the first of the step's `sequences`
+in the order of data, so the rows of each step's last attempt are a ledger of what was trained on. Steps that are done
+again after a recovery are there again, under their attempt. Speeds are of one step: a mean over the attempt would hide a
+stall. Lines that can't be written now are
+written later: storage that fails is no reason to stop training.
 """
 
 import json
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 from trainyard_api.stages import PretrainStage
 from trainyard_api.status import CheckpointStatus, Progress
 
 from ..group import Group
+
+_UNWRITTEN_BYTES = 4 * 1024 * 1024
+"""Of metrics.jsonl that are kept in memory while it can't be written; more are dropped."""
 
 
 class TrainingProgress:
@@ -22,6 +30,8 @@ class TrainingProgress:
         self.stage, self.group = stage, group
         self._last: dict[str, float | int] = {"steps": stage.steps}
         self._path = group.output / "metrics.jsonl" if group.rank == 0 else None
+        self._unwritten = b""
+        self._trouble = ""
         self._clock = time.monotonic()
         self._seconds_a_step = 0.0
 
@@ -34,13 +44,15 @@ class TrainingProgress:
         """A step begins here; what came before (saving, validating) isn't its time."""
         self._clock = time.monotonic()
 
-    def step(self, step: int, *, loss: float, learning_rate: float, grad_norm: float) -> None:
-        """Record a step that is done."""
+    def step(self, step: int, positions: range, *, loss: float, learning_rate: float, grad_norm: float) -> None:
+        """Record a step that is done, on these positions in the order of data."""
         seconds = time.monotonic() - self._clock
         self._seconds_a_step = seconds if not self._seconds_a_step else 0.9 * self._seconds_a_step + 0.1 * seconds
         step_tokens = self.stage.global_batch * self.stage.sequence_length
         self._record(
             step,
+            position=positions.start,
+            sequences=len(positions),
             loss=loss,
             learning_rate=learning_rate,
             grad_norm=grad_norm,
@@ -53,18 +65,27 @@ class TrainingProgress:
         """Record a validation."""
         self._record(step, held_out_loss=loss)
 
-    def saved(self, checkpoint: CheckpointStatus) -> None:
-        """Report a checkpoint that is committed."""
+    def saving(self, checkpoint: CheckpointStatus | None, trouble: str, gauges: dict[str, float]) -> None:
+        """Report what is new about checkpoints; `trouble` is shown until there is none."""
+        self._trouble = trouble
         if self._path:
-            self.group.report(checkpoint=checkpoint)
+            self.group.report(**{"checkpoint": checkpoint} if checkpoint else {}, metrics=gauges)
 
     def _record(self, step: int, **values: float | int) -> None:
         if not self._path:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"time": now, "attempt": self.group.attempt, "step": step, **values}
-        with open(self._path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._write(self._path, json.dumps(line).encode() + b"\n")
         self._last |= values | {"step": step}
         eta = round((self.stage.steps - step) * self._seconds_a_step, 1)
-        self.group.report(progress=Progress(**self._last, eta_seconds=eta, heartbeat_time=now))
+        message = {"message": self._trouble} if self._trouble else {}
+        self.group.report(progress=Progress(**self._last, **message, eta_seconds=eta, heartbeat_time=now))
+
+    def _write(self, path: Path, line: bytes) -> None:
+        """Append the line, and what is left from before; a line that was written in part is continued."""
+        if len(self._unwritten) < _UNWRITTEN_BYTES:
+            self._unwritten += line
+        with suppress(OSError), open(path, "ab", buffering=0) as file:
+            while self._unwritten:
+                self._unwritten = self._unwritten[file.write(self._unwritten) :]

@@ -73,6 +73,9 @@ class AgentMetrics(Collector):
         if checkpoint.stall_seconds is not None:
             stall = "Seconds that training stood still for the newest checkpoint."
             yield self._gauge("checkpoint_stall_seconds", stall, checkpoint.stall_seconds)
+        if checkpoint.durable_seconds is not None:
+            durable = "Seconds until the newest checkpoint was committed; training went on meanwhile."
+            yield self._gauge("checkpoint_durable_seconds", durable, checkpoint.durable_seconds)
 
     def _gauge(self, name: str, documentation: str, value: float) -> Metric:
         gauge = GaugeMetricFamily(f"trainyard_{name}", documentation, labels=self._names)

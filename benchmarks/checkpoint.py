@@ -1,0 +1,63 @@
+"""What a checkpoint costs: how long training stands still, until when it is on disk, how long restoring takes, how many bytes.
+
+A Llama of 58 M parameters, two ranks, fp32 Adam, ZeRO-2: the same state, saved in turn by Trainyard, by DeepSpeed's
+`save_checkpoint` and by torch DCP's `async_save`, in one process group, while the same training goes on. Trainyard and DCP
+sync their files to disk and DeepSpeed doesn't; Trainyard alone hashes what it writes and verifies what it reads.
+
+A run that saves every 30 s is held against one that never does, in windows that take turns. With --quick a window holds
+one save, and what that costs is divided by 30 s.
+"""
+
+import json
+import statistics
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from training import Ranks, a_job
+
+from .figures import Figure, main, spread
+
+METHODS = {
+    "trainyard": "Trainyard",
+    "deepspeed": f"DeepSpeed {version('deepspeed')} save_checkpoint",
+    "dcp": f"torch {version('torch')} DCP async_save",
+}
+LONGEST_SECONDS = 800
+
+
+def measure(quick: bool) -> tuple[list[list[str]], list[Figure]]:
+    """Rows of the table and figures; times in seconds, the slowest rank's."""
+    with tempfile.TemporaryDirectory(prefix="trainyard-benchmark-") as scratch:
+        results = _run(Path(scratch), quick)
+    rows = [["seconds, median (range)", "stall", "until durable", "restore", "MB"]]
+    for method, name in METHODS.items():
+        samples = results[method]
+        times = [spread(samples[what]) for what in ("stall", "durable", "restore")]
+        rows.append([name, *times, f"{samples['bytes'] / 1e6:.0f}"])
+    median = {method: statistics.median(results[method]["stall"]) for method in METHODS}
+    figures = [
+        Figure("stall_milliseconds", 1000 * median["trainyard"]),
+        Figure("stall_to_deepspeed", median["trainyard"] / median["deepspeed"], bar=0.05),
+        Figure("stall_to_dcp", median["trainyard"] / median["dcp"], bar=1),
+        Figure("durable_seconds", statistics.median(results["trainyard"]["durable"])),
+        Figure("restore_seconds", statistics.median(results["trainyard"]["restore"])),
+        Figure("saving_every_30_s_to_never", statistics.median(results["ratios"]), bar=1.05),
+    ]
+    rows.append([f"{results['step']:.2f} s a step; saving to never, by window", spread(results["ratios"]), "", "", ""])
+    return rows, figures
+
+
+def _run(scratch: Path, quick: bool) -> dict[str, Any]:
+    job = a_job("pretrain", scratch / "run", {}, {})
+    ranks = Ranks(job, 2, script=("-m", "benchmarks.checkpoint_ranks", "quick" if quick else "full"))
+    codes = ranks.wait(LONGEST_SECONDS)
+    if codes != [0, 0]:
+        raise SystemExit(f"exit codes {codes}\n{ranks.said()}")
+    results: dict[str, Any] = json.loads((scratch / "run/results.json").read_text())
+    return results
+
+
+if __name__ == "__main__":
+    main("checkpoint", __doc__.splitlines()[0], measure)

@@ -1,0 +1,200 @@
+"""One of the ranks that `benchmarks.checkpoint` measures. Leaves results.json."""
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from trainyard_api.checkpoint import Cursor
+from trainyard_api.stages import CheckpointSettings, ModelSettings, PretrainStage
+from trainyard_api.status import CheckpointStatus
+from trainyard_trainer.checkpoint.restore import load_state, load_weights
+from trainyard_trainer.checkpoint.saving import Saving
+from trainyard_trainer.checkpoint.store import Checkpoints
+from trainyard_trainer.engine import processes
+from trainyard_trainer.engine.engine import Engine
+from trainyard_trainer.group import Group
+from trainyard_trainer.models.build import build_model, model_config
+
+EVERY_SECONDS = 30
+SEQUENCE_LENGTH = 64
+MODEL = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8}
+STAGE = {
+    "data": "corpus",
+    "model": {"type": "llama", "config": MODEL},
+    "steps": 1,
+    "sequenceLength": SEQUENCE_LENGTH,
+    "globalBatch": 2,
+    "microBatch": 1,
+    "deepspeed": {"zero_optimization": {"stage": 2}},
+}
+
+
+class Training:
+    """Steps on random tokens, with a saving that saves when it is told to."""
+
+    def __init__(self, group: Group, device: torch.device) -> None:
+        settings = ModelSettings(type="llama", config=MODEL)
+        self.config = model_config(settings, vocab_size=32_000, end_of_text=0, sequence_length=SEQUENCE_LENGTH)
+        self.engine = Engine(build_model(self.config, seed=0), PretrainStage.model_validate(STAGE), 1, device)
+        self.fresh_model = build_model(self.config, seed=1)
+        self.group = group
+        self.tokens = torch.randint(0, 32_000, (1, SEQUENCE_LENGTH + 1))
+        self.steps = 0
+        self.committed: list[CheckpointStatus] = []
+        self.checkpoints = Checkpoints(group)
+        cursor = Cursor(seed=0, global_batch=2, sequence_length=SEQUENCE_LENGTH, data_digest="")
+        settings = CheckpointSettings(every_seconds=EVERY_SECONDS)
+        self.saving = Saving(group, settings, self.engine, cursor, self._tell)
+
+    def step(self, save: bool | None = False) -> None:
+        """A step as the pretrain stage does it. `save` after it, or not, or (None) when it is due by the clock."""
+        loss, _ = self.engine.train_step([self.tokens], 1e-5, self.saving.before_update)
+        _, busy, due, too_old = processes.add_up(loss, *self.saving.votes())
+        self.steps += 1
+        self.saving.after_step(self.steps, busy, due if save is None else save, too_old, must=False)
+
+    def settle(self) -> None:
+        """Train until no save is under way."""
+        while self.saving._save:
+            self.step()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Masters and moments of this rank, as views."""
+        pairs = [(each, kind) for each in self.engine.fragments() for kind in each.state]
+        return {f"{self.group.rank}/{kind}/{each.name}": each.state[kind] for each, kind in pairs}
+
+    def _tell(self, checkpoint: CheckpointStatus | None, trouble: str, gauges: dict[str, float]) -> None:
+        if trouble:
+            raise RuntimeError(trouble)
+        self.committed += [checkpoint] if checkpoint else []
+
+
+def seconds(act: Callable[[], Any]) -> float:
+    """How long the slowest rank takes for it, all having begun together."""
+    dist.barrier()
+    started = time.monotonic()
+    act()
+    return slowest(time.monotonic() - started)
+
+
+def slowest(mine: float) -> float:
+    return max(processes.gather(mine))
+
+
+def by_trainyard(training: Training, folder: Path) -> tuple[float, float]:
+    training.step(save=True)
+    training.settle()
+    status = training.committed[-1]
+    return slowest(status.stall_seconds), slowest(status.durable_seconds)
+
+
+def by_deepspeed(training: Training, folder: Path) -> tuple[float, float]:
+    training.step()
+    blocking = seconds(lambda: training.engine._deepspeed.save_checkpoint(str(folder), tag="step"))
+    return blocking, blocking
+
+
+def by_dcp(training: Training, folder: Path) -> tuple[float, float]:
+    training.step()
+    dist.barrier()
+    started = time.monotonic()
+    saved = dcp.async_save(training.state(), checkpoint_id=folder, process_group=DCP_GROUP)
+    stall = slowest(time.monotonic() - started)
+    while processes.add_up(not saved.done()) != [0]:
+        training.step()
+    saved.result()
+    return stall, slowest(time.monotonic() - started)
+
+
+def restore_trainyard(training: Training, folder: Path) -> None:
+    newest = training.checkpoints.newest()
+    load_weights(training.fresh_model, *newest)
+    load_state(training.engine, *newest, training.group)
+
+
+def restore_deepspeed(training: Training, folder: Path) -> None:
+    path, _ = training.engine._deepspeed.load_checkpoint(str(folder), tag="step")
+    assert path
+
+
+def restore_dcp(training: Training, folder: Path) -> None:
+    dcp.load(training.state(), checkpoint_id=folder, process_group=DCP_GROUP)
+
+
+METHODS = {
+    "trainyard": (by_trainyard, restore_trainyard),
+    "deepspeed": (by_deepspeed, restore_deepspeed),
+    "dcp": (by_dcp, restore_dcp),
+}
+
+
+def ratios(training: Training, count: int, steps: int) -> list[float]:
+    """Time that a run which saves by the clock takes, as a multiple of one that doesn't, for each pair of windows."""
+    pairs = [(window(training, steps, False), window(training, steps, None)) for _ in range(count)]
+    return [saving / never for never, saving in pairs]
+
+
+def window(training: Training, steps: int, save: bool | None) -> float:
+    training.settle()
+    return seconds(lambda: [training.step(save) for _ in range(steps)])
+
+
+def ratio_of_one_save(training: Training, steps: int) -> float:
+    """The same, from what one save adds to the steps during which it is written."""
+    never = window(training, steps, False) / steps
+    before = training.steps
+
+    def save_once() -> None:
+        training.step(save=True)
+        training.settle()
+
+    saving = seconds(save_once)
+    return 1 + (saving - (training.steps - before) * never) / EVERY_SECONDS
+
+
+group = Group.from_environment()
+device = processes.join(group)
+DCP_GROUP = dist.new_group(backend="gloo")
+quick = sys.argv[1] == "quick"
+training = Training(group, device)
+for _ in range(2):
+    training.step()
+step_seconds = statistics.median(seconds(training.step) for _ in range(3))
+
+results: dict[str, Any] = {
+    "step": step_seconds,
+    **{method: {"stall": [], "durable": [], "restore": []} for method in METHODS},
+}
+for _ in range(2 if quick else 7):
+    for method, (save, _restore) in METHODS.items():
+        folder = group.output / method
+        if group.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        dist.barrier()
+        stall, durable = save(training, folder)
+        results[method]["stall"].append(stall)
+        results[method]["durable"].append(durable)
+if quick:
+    results["ratios"] = [ratio_of_one_save(training, max(2, round(3 / step_seconds))) for _ in range(2)]
+else:
+    results["ratios"] = ratios(training, 2, round(2 * EVERY_SECONDS / step_seconds))
+training.settle()
+for _ in range(1 if quick else 3):
+    for method, (_save, restore) in METHODS.items():
+        results[method]["restore"].append(seconds(lambda: restore(training, group.output / method)))  # noqa: B023
+for method in METHODS:
+    folder = training.checkpoints.newest()[1] if method == "trainyard" else group.output / method
+    results[method]["bytes"] = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+if group.rank == 0:
+    (group.output / "results.json").write_text(json.dumps(results))
+dist.barrier()
+os._exit(0)

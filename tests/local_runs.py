@@ -1,0 +1,136 @@
+"""`trainyard run` as a user starts it, in a folder of its own, and what it leaves there."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from trainyard_operator.cluster import processes
+from trainyard_operator.cluster.home import Home
+
+TRAINYARD = Path(sys.executable).parent / "trainyard"
+KEY = ("default", "tiny")
+DEADLINE = 150
+
+PREPARE = {"sources": [{"builtin": "python-docs"}], "tokenizer": {"vocabSize": 512}}
+LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+PRETRAIN = {
+    "data": "corpus",
+    "model": {"type": "llama", "config": LLAMA},
+    "steps": 80,
+    "sequenceLength": 64,
+    "globalBatch": 4,
+    "microBatch": 2,
+    "checkpoint": {"everySteps": 10},
+    "validation": {"everySteps": 40, "sequences": 4},
+    "deepspeed": {"zero_optimization": {"stage": 2}},
+}
+TRAINED = [
+    {"name": "corpus", "prepare": PREPARE},
+    {"name": "base", "pretrain": PRETRAIN},
+    {"name": "model", "export": {"model": "base"}},
+]
+
+
+def write_run(folder: Path, stages: list[dict[str, Any]], **spec: Any) -> Path:
+    """A file with a run of two workers."""
+    run = {
+        "apiVersion": "trainyard.dev/v1alpha1",
+        "kind": "TrainingRun",
+        "metadata": {"name": "tiny"},
+        "spec": {"storage": {"claimName": "training"}, "workers": {"count": 2}, "stages": stages, **spec},
+    }
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(run))
+    return file
+
+
+def trainyard(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb to its end."""
+    command = [TRAINYARD, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False)
+
+
+@contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`trainyard run` in the background; ended with the context."""
+    command = [TRAINYARD, "run", "run.yaml", "--plain", *arguments]
+    with (
+        open(folder / "output.txt", "a") as output,
+        subprocess.Popen(command, cwd=folder, stdout=output, stderr=output, text=True) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    """The run's manifest, {} before there is one."""
+    return Home(folder / ".trainyard").read_run(*KEY) or {}
+
+
+def made(folder: Path) -> Path:
+    """Where the artifacts are."""
+    return Home(folder / ".trainyard").volume("training") / "default" / "tiny"
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of the pretrain stage's metrics.jsonl; a last one that is still being written is left out."""
+    file = made(folder) / "base" / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def steps_done(folder: Path) -> int:
+    """The last step that the pretrain stage has recorded."""
+    rows = metrics(folder)
+    return int(rows[-1]["step"]) if rows else 0
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """All that was posted."""
+    return [json.loads(line) for line in (Home(folder / ".trainyard").folder(*KEY) / "events.jsonl").open()]
+
+
+PROCESSES = {"agent": b"trainyard-trainer", "rank": b"trainyard_trainer.rank", "writer": b"checkpoint.writer"}
+"""What a process of each kind has in its command line."""
+
+
+def living(folder: Path) -> dict[str, list[int]]:
+    """Pids of the run's processes, by kind; kinds that none lives of are left out."""
+    found: dict[str, list[int]] = {}
+    for pid in processes.living(f"{stored(folder)['metadata']['uid']}/"):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:  # gone
+            continue
+        for kind, words in PROCESSES.items():
+            if words in command:
+                found.setdefault(kind, []).append(pid)
+    return found
+
+
+def rank_processes(folder: Path) -> dict[int, int]:
+    """Pid of each rank that runs now."""
+    found = {}
+    for pid in living(folder).get("rank", []):
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if rank := next((each for each in variables if each.startswith(b"RANK=")), None):
+            found[int(rank.removeprefix(b"RANK="))] = pid
+    return found
+
+
+def weights(folder: Path) -> str:
+    """Digest of the exported model."""
+    return hashlib.sha256((made(folder) / "model" / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def nothing_lives(folder: Path) -> bool:
+    """Whether all processes of the run are gone."""
+    return processes.living(f"{stored(folder)['metadata']['uid']}/") == []

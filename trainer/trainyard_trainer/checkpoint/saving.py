@@ -1,0 +1,235 @@
+"""Saving while training goes on: when, by whom, and what to do when it fails.
+
+    after a step     every rank takes a snapshot; the next step's update waits for what is not copied by then
+    meanwhile        each rank's writer puts its shard on disk
+    after a step     all have: rank 0's writer gets the manifest and commits
+    after a step     it has: the checkpoint is reported
+
+Ranks must agree on each of these turns, and on whether a save that comes due can begin. For that nothing is sent of its
+own: every step sums its losses over the ranks anyhow, and three more numbers (`votes`) ride along. Only when all writers
+are done is there a collective, once a phase, for digests and failures.
+
+There is one snapshot, so memory is bounded: a save that comes due while the last one is under way is skipped, and counted.
+A save that fails is reported and tried again when the next one comes due; training stops for it only past
+`checkpoint.maxAgeSeconds`. The last save, and the one on a stop, are waited for.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from types import TracebackType
+
+from trainyard_api.checkpoint import Cursor, Manifest, Shard, folder_name, temporary_name
+from trainyard_api.stages import CheckpointSettings
+from trainyard_api.status import CheckpointStatus
+
+from ..artifacts import settings_digest
+from ..engine.engine import Engine
+from ..engine.processes import add_up, gather
+from ..errors import PermanentError
+from ..group import Group
+from .background import Answer, Writer
+from .failure import Failure, raise_any, told
+from .snapshot import Snapshot
+
+Tell = Callable[[CheckpointStatus | None, str, dict[str, float]], None]
+"""Hears of every change: a checkpoint that has just been committed, what is wrong with saving, gauges."""
+
+
+@dataclass
+class _Save:
+    """One that is under way."""
+
+    step: int
+    started: float
+    shard: str
+    """Where this rank's goes."""
+    stall_seconds: float = 0.0
+    shards: tuple[Shard, ...] = ()
+    """All, once they are written; what is left then is the commit."""
+    time: str = ""
+    """Of the manifest."""
+    answer: Answer | None = None
+    """What this rank's writer said of the phase."""
+
+
+class Saving:
+    """The saves of one attempt. Methods are called by all ranks together, `votes` and `before_update` excepted."""
+
+    def __init__(self, group: Group, settings: CheckpointSettings, engine: Engine, cursor: Cursor, tell: Tell) -> None:
+        """Allocate the snapshot and start the writer."""
+        self._group, self._settings, self._engine, self._cursor, self._tell = group, settings, engine, cursor, tell
+        self._folder = group.output / "checkpoints"
+        self._settings_digest = settings_digest(group)
+        self._snapshot = Snapshot(engine, streams_only=engine.replicated and group.rank > 0)
+        self._writer = Writer(self._snapshot.memory, self._snapshot.bytes)
+        self._save: _Save | None = None
+        self._skipped = self._failed = 0
+        self._trouble = ""
+        self._abandoned = ""
+        """This rank's shard of the save that failed last, if none has succeeded since."""
+        self._due_since = self._safe_since = time.monotonic()
+        self._say()
+
+    def __enter__(self) -> "Saving":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._snapshot.close()
+        self._writer.close()
+
+    def before_update(self) -> None:
+        """Return when the state may change: it is copied, if it is being copied at all."""
+        started = time.monotonic()
+        self._snapshot.wait()
+        if self._save:
+            self._save.stall_seconds += time.monotonic() - started
+
+    def votes(self) -> tuple[float, float, float]:
+        """What `after_step` wants to know of all ranks, summed: whether one is busy; and by rank 0's clock, whether a
+        save is due, and whether the newest checkpoint is too old.
+        """
+        now, first = time.monotonic(), self._group.rank == 0
+        every, limit = self._settings.every_seconds, self._settings.max_age_seconds
+        due = every is not None and now >= self._due_since + every
+        too_old = limit is not None and bool(self._trouble) and now >= self._safe_since + limit
+        return self._busy(), first and due, first and too_old
+
+    def after_step(self, step: int, busy: float, due: float, too_old: float, *, must: bool) -> None:
+        """Take the turns that are due after `step`. With `must` its checkpoint is committed on return, or an error raised."""
+        started = time.monotonic()
+        if self._save and not busy:
+            self._turn(started)
+        if too_old and not must:
+            raise PermanentError(
+                f"pretrain.checkpoint.maxAgeSeconds: the newest checkpoint is more than {self._settings.max_age_seconds} s "
+                f"old; {self._trouble}; mend the storage and start the run again, or raise the limit"
+            )
+        interval = self._settings.steps_interval
+        if must:
+            self._save_now(step)
+        elif due or (interval and step % interval == 0):
+            self._due_since = started
+            if self._save:
+                self._skipped += 1
+                self._trouble = f"step {step} is not saved: storage is still busy with step {self._save.step}"
+                self._say()
+            else:
+                self._begin(step, started)
+
+    def _save_now(self, step: int) -> None:
+        """Commit the state after `step`, if need be at a second try: the first one's writer may have been killed."""
+        self._wait()
+        for _ in range(2):
+            self._begin(step, time.monotonic())
+            if not (failures := self._wait()):
+                return
+        raise_any(failures)
+
+    def _begin(self, step: int, started: float) -> None:
+        self._writer.revive()
+        folder = self._folder / temporary_name(step, self._group.attempt)
+        self._save = _Save(step, started, f"{folder}/rank-{self._group.rank:05}.safetensors")
+        command = {"write": self._save.shard, "instead_of": self._abandoned}
+        self._snapshot.begin(then=partial(self._writer.ask, command))
+        self._save.stall_seconds = time.monotonic() - started
+
+    def _wait(self) -> list[Failure | None]:
+        """Return when no save is under way; the failures of the one that was, by rank, if it failed."""
+        self.before_update()
+        failures: list[Failure | None] = []
+        while self._save:
+            started = time.monotonic()
+            self._busy(seconds=1)
+            [busy] = add_up(self._busy())
+            if busy:
+                self._save.stall_seconds += time.monotonic() - started
+            else:
+                failures = self._turn(started)
+        return failures
+
+    def _busy(self, seconds: float = 0) -> bool:
+        """Whether this rank's writer has something to do; look for so long whether it ends."""
+        save = self._save
+        if not save or (save.shards and self._group.rank):
+            return False
+        save.answer = save.answer or self._writer.answer(seconds)
+        return not save.answer
+
+    def _turn(self, started: float) -> list[Failure | None]:
+        """All writers are done with their phase: go on to the next one. Returns the failures by rank, if there are any."""
+        assert self._save
+        answers = gather(self._save.answer)
+        failures = [each.failure if each else None for each in answers]
+        if any(failures):
+            self._give_up(failures)
+            return failures
+        if self._save.shards:
+            self._committed(started, answers[0])
+            return []
+        self._save.shards = tuple(each.shard for each in answers if each and each.shard)
+        self._save.answer = None
+        self._save.time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        if self._group.rank == 0:
+            self._writer.ask({"commit": self._commit(self._save)})
+        self._save.stall_seconds += time.monotonic() - started
+        return []
+
+    def _commit(self, save: _Save) -> dict[str, object]:
+        manifest = Manifest(
+            step=save.step,
+            attempt=self._group.attempt,
+            time=save.time,
+            world_size=self._group.world_size,
+            zero_stage=self._engine.zero_stage,
+            cursor=self._cursor,
+            settings_digest=self._settings_digest,
+            parameters=self._engine.parameter_shapes,
+            shards=list(save.shards),
+        )
+        return {
+            "folder": str(self._folder),
+            "step": save.step,
+            "attempt": self._group.attempt,
+            "manifest": manifest.model_dump_json(by_alias=True, indent=1),
+            "keep": self._settings.keep,
+            "keep_every": self._settings.keep_every,
+        }
+
+    def _committed(self, started: float, answer: Answer | None) -> None:
+        assert self._save
+        assert answer
+        assert answer.committed
+        save, self._save = self._save, None
+        self._trouble = self._abandoned = ""
+        self._safe_since = save.started
+        status = CheckpointStatus(
+            step=save.step,
+            uri=f"{self._group.job.output_uri}/checkpoints/{folder_name(save.step)}",
+            time=save.time,
+            stall_seconds=round(save.stall_seconds + time.monotonic() - started, 4),
+            durable_seconds=round(answer.committed - save.started, 3),
+        )
+        self._say(status)
+
+    def _give_up(self, failures: list[Failure | None]) -> None:
+        """Leave the save; a newer attempt, if that is why, ends this one."""
+        assert self._save
+        save, self._save = self._save, None
+        if any(each.fenced for each in failures if each):
+            raise_any(failures)
+        self._failed += 1
+        rank, failure = next((rank, each) for rank, each in enumerate(failures) if each)
+        self._trouble = f"step {save.step} is not saved: {told(rank, failure)}"
+        self._abandoned = save.shard
+        self._say()
+
+    def _say(self, checkpoint: CheckpointStatus | None = None) -> None:
+        gauges = {
+            "checkpoint_skipped": self._skipped,
+            "checkpoint_failed": self._failed,
+            "checkpoint_buffer_bytes": self._snapshot.bytes,
+        }
+        self._tell(checkpoint, self._trouble, gauges)
