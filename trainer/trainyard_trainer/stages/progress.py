@@ -4,8 +4,7 @@ metrics.jsonl holds {time, attempt, step, position, sequences, loss, learning_ra
 step_seconds} a step and {time, attempt, step, held_out_loss} a validation. `position` is the first of the step's `sequences`
 in the order of data, so the rows of each step's last attempt are a ledger of what was trained on. Steps that are done
 again after a recovery are there again, under their attempt. Speeds are of one step: a mean over the attempt would hide a
-stall. Lines that can't be written now are
-written later: storage that fails is no reason to stop training.
+stall. Lines that can't be written now are written later: storage that fails is no reason to stop training.
 """
 
 import json
