@@ -7,13 +7,15 @@ attempt number fences it off.
 
 from itertools import pairwise
 
-from trainyard_api.status import Phase, WorkersStatus
+from trainyard_api.status import Phase, Recovery, WorkersStatus
 
 from .causes import UNCOUNTED
 from .decision import Decision, DeletePod, change, nothing
 from .observation import Observation
 
 FAILED_GRACE_SECONDS = 5
+KILLED = 137
+"""What SIGKILL shows as."""
 LONGEST_WAIT_SECONDS = 60.0
 """After attempts that got no further than the one before: 1, 2, 4 … so many seconds."""
 LEFT_BEHIND_SECONDS = 15
@@ -48,8 +50,13 @@ def _pause(seen: Observation) -> float:
     """Seconds that are left to wait: none after the first failure, twice as long after each attempt that got no further."""
     *_, last = seen.status.recoveries
     futile = 0
-    for earlier, later in pairwise(entry for entry in seen.status.recoveries if entry.counted):
+    for earlier, later in pairwise(entry for entry in seen.status.recoveries if _by_itself(entry)):
         futile = futile + 1 if (later.step or 0) <= (earlier.step or 0) and later.stage == earlier.stage else 0
-    if not futile or not last.counted:
+    if not futile or not _by_itself(last):
         return 0.0
     return min(LONGEST_WAIT_SECONDS, 2.0 ** (futile - 1)) - seen.seconds_since(last.time)
+
+
+def _by_itself(entry: Recovery) -> bool:
+    """Whether the next attempt may well fail in the same way: not after a disruption, nor after a kill from outside."""
+    return entry.counted and entry.exit_code != KILLED

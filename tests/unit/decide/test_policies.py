@@ -285,6 +285,14 @@ CASES: dict[str, tuple[Case, tuple[Callable[[Decision, Status], bool], ...]]] = 
         ),
         (unchanged, lambda d, _: d.look_again == 1.5),
     ),
+    "a kill from outside does not wait, whatever was killed before": (
+        a_run().in_stage(
+            phase=Phase.RECOVERING,
+            attempt=3,
+            recoveries=[recovery(Reason.PROCESS_FAILED, attempt, exit_code=137) for attempt in (1, 2, 3)],
+        ),
+        (grows_attempt("base", 4),),
+    ),
     "a disruption does not wait, whatever failed before": (
         a_run().in_stage(
             phase=Phase.RECOVERING,
