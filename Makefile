@@ -40,7 +40,7 @@ test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leav
 	images/cluster.sh up && $(BIN)/pytest tests/kind; code=$$?; images/cluster.sh down; exit $$code
 
 bench: $(INSTALLED) ## benchmarks, one figure a line; the last needs make kind-up
-	@for each in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$each || exit 1; done
+	@code=0; for each in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$each || code=1; done; exit $$code
 
 generate: $(INSTALLED) ## CRD, reference, dashboard and install.yaml from their sources
 	$(BIN)/python -m trainyard_api.crd --write

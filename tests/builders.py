@@ -138,7 +138,6 @@ class Case:
             now=NOW,
             watching_since=ago(10_000),
             run=run,
-            manifest=self.run,
             errors=errors,
             status=self.status,
             pods=tuple(read_pod(p, self.status.attempt if self.assigned else 0) for p in self.pods),

@@ -71,7 +71,6 @@ class Observation:
     watching_since: datetime
     """When this operator process began to watch: clocks of silence don't start earlier."""
     run: TrainingRun
-    manifest: Manifest
     errors: tuple[str, ...]
     """Mistakes in the spec that admission did not catch."""
     status: Status

@@ -88,7 +88,6 @@ class Reconciler:
             now=self._now(),
             watching_since=self._since,
             run=run,
-            manifest=manifest,
             errors=errors,
             status=status,
             pods=tuple(read_pod(pod, self._store.assigned(pod["metadata"]["uid"])) for pod in mine),
