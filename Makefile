@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null; } || \
 	  { echo "make: this Python lacks its venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[operator,cli,trainer,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[operator,cli,s3,trainer,dev]'
 	@touch $@
 
 demo: $(INSTALLED) ## the whole pipeline on this machine, one worker killed on the way

@@ -7,7 +7,7 @@
 FROM python:3.11 AS requirements
 COPY pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], \
-*p['optional-dependencies']['trainer'], sep='\n')" > /requirements.txt
+*p['optional-dependencies']['trainer'], *p['optional-dependencies']['s3'], sep='\n')" > /requirements.txt
 
 FROM python:3.11 AS build
 RUN python -m venv --without-pip /opt/trainyard && echo /opt/code > /opt/trainyard/lib/python3.11/site-packages/code.pth

@@ -2,6 +2,8 @@
 
 operator → agent    PUT /assignment   `Assignment`; the same again changes nothing, an older attempt gets 409
 operator ← agent    GET /state        `AgentState`; with ?since=VERSION&wait=SECONDS it answers when the state changes
+agent → agent 0     PUT /peer         `PeerState`: the operator, which asks agent 0 alone, sees all of the group there
+agent ← rank        GET, PUT /snapshots/RANK   a rank's shard, kept in the memory of this agent and of the next worker's
 agent ← rank        JSON lines on the descriptor named by TRAINYARD_REPORT_FD, each a `Report`
 agent → kubelet     the termination log, a `Termination`
 agent → rank        environment: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT as torchrun
@@ -43,6 +45,8 @@ class Assignment(Reported):
     ranks_per_worker: int
     master_address: str
     master_port: int
+    addresses: list[str] = []
+    """Of all workers, in order: where each one's agent answers."""
     job: Job
 
     @property
@@ -91,8 +95,17 @@ class Termination(Reported):
     artifact: Artifact | None = None
 
 
+class PeerState(Reported):
+    """What agent 0 knows of another agent of its group."""
+
+    worker: int
+    attempt: int
+    phase: AgentPhase
+    termination: Termination | None = None
+
+
 class AgentState(Reported):
-    """What an agent knows."""
+    """What an agent knows. An attempt that has failed doesn't end its agent: that waits for the next assignment."""
 
     version: int
     """Grows with each change; `since` refers to it."""
@@ -109,6 +122,20 @@ class AgentState(Reported):
     """Checkpoints that this attempt found bad."""
     artifact: Artifact | None = None
     termination: Termination | None = None
+    """How the ranks of this attempt ended."""
+    peers: list[PeerState] = []
+    """The other agents of the group, of this attempt, as far as they have been heard of; agent 0 alone has them."""
+
+
+class SnapshotState(Reported):
+    """A rank's shard that is whole in the memory of its agent."""
+
+    rank: int
+    step: int
+    attempt: int
+    bytes: int
+    slot: int
+    """Which of the rank's two memories holds it."""
 
 
 class Report(Reported):
@@ -120,5 +147,6 @@ class Report(Reported):
     quarantined: Quarantined | None = None
     artifact: Artifact | None = None
     failure: Termination | None = None
+    snapshot: SnapshotState | None = None
     metrics: dict[str, float] | None = None
     """For the agent's /metrics: name without prefix → value of a gauge."""
