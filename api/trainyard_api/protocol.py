@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from .model import Reported
 from .stages import StageKind
-from .status import CheckpointStatus, Progress, Quarantined
+from .status import CheckpointStatus, Progress, Quarantined, RestoredFrom
 
 
 class Job(Reported):
@@ -33,6 +33,8 @@ class Job(Reported):
     """The stage's folder: artifact.json, checkpoints/, metrics.jsonl."""
     inputs: dict[str, str]
     """Field of the settings → URI of the artifact that it names."""
+    memory_budget: int = 0
+    """Bytes of a worker's memory that snapshots may take."""
 
 
 class Assignment(Reported):
@@ -117,6 +119,8 @@ class AgentState(Reported):
     progress: Progress | None = None
     resumed_step: int | None = None
     """Step of the checkpoint that this attempt started from; 0 when it began anew, None before that is known."""
+    restored_from: RestoredFrom | None = None
+    """What served it; None when it began anew."""
     checkpoint: CheckpointStatus | None = None
     quarantined: list[Quarantined] = []
     """Checkpoints that this attempt found bad."""
@@ -134,6 +138,7 @@ class SnapshotState(Reported):
     step: int
     attempt: int
     bytes: int
+    """0 from the moment on that the slot is overwritten, until it is whole again."""
     slot: int
     """Which of the rank's two memories holds it."""
 
@@ -143,6 +148,7 @@ class Report(Reported):
 
     progress: Progress | None = None
     resumed_step: int | None = None
+    restored_from: RestoredFrom | None = None
     checkpoint: CheckpointStatus | None = None
     quarantined: Quarantined | None = None
     artifact: Artifact | None = None

@@ -3,10 +3,11 @@
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import ConfigDict, Field, StringConstraints
 
 from .model import Model, rule, transition
 from .names import MAX_RUN_AND_STAGE
+from .quantity import Quantity, whole
 from .rules import MAX_STAGES, REFERENCES, indivisible_rule, reference_rules
 from .stages import (
     KINDS,
@@ -19,15 +20,6 @@ from .stages import (
     StageName,
 )
 from .status import Status
-
-QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
-Quantity = Annotated[
-    str,
-    StringConstraints(pattern=QUANTITY, max_length=20),
-    BeforeValidator(lambda given: str(given) if type(given) is int else given),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": QUANTITY, "maxLength": 20, "minimum": 0}),
-]
-"""An amount as in pods: "500m", "2", 2, "16Gi"."""
 
 ClaimName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
 
@@ -183,6 +175,11 @@ class Spec(Model):
     def ranks_per_worker(self, stage: Stage) -> int:
         """Ranks in each of the stage's pods."""
         return 1 if stage.kind in SINGLE_PROCESS_KINDS else self.stage_resources(stage).ranks
+
+    def memory_budget(self, stage: Stage) -> int:
+        """Bytes that snapshots may take of each worker's memory."""
+        given = stage.pretrain.checkpoint.memory_budget if stage.pretrain else None
+        return whole(self.stage_resources(stage).memory) // 4 if given is None else whole(given)
 
 
 RUN_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"

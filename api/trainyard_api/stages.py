@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from .model import Mistake, Model, Rule, rule
+from .quantity import Quantity
 
 StageKind = Literal["prepare", "pretrain", "evaluate", "export"]
 KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "evaluate", "export")
@@ -173,6 +174,11 @@ class CheckpointSettings(Model):
     """Checkpoints to keep; at least two, so that a bad one never stands alone."""
     keep_every: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Keep those of every so many steps for good, beside the last ones; a multiple of everySteps."""
+    memory_budget: Quantity | None = None
+    """Of a worker's memory, for snapshots that outlive its ranks; a quarter of it where left out, "0" for none.
+
+    It holds the last two of the worker's own ranks, and those of the worker before it. What does not fit is left out.
+    """
 
     rules: ClassVar = (
         Rule(

@@ -122,6 +122,10 @@ class Restarts(Reported):
     hangs: int = 0
 
 
+RestoredFrom = Literal["memory", "storage"]
+"""What the ranks took their state from: snapshots that outlived them, or a checkpoint."""
+
+
 class Recovery(Reported):
     """One recovery, with its clocks."""
 
@@ -143,6 +147,8 @@ class Recovery(Reported):
     step: int | None = None
     """The last step reported before."""
     resumed_step: int | None = None
+    restored_from: RestoredFrom | None = None
+    """None when training began anew."""
     recomputed_steps: int | None = None
     """Steps done before that had to be done again."""
 

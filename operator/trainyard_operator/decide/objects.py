@@ -56,6 +56,7 @@ def job_of(seen: Observation) -> Job:
         storage_uri=seen.storage_uri,
         output_uri=uri(stage.name),
         inputs={field: uri(of) for field, of in stage.inputs.items()},
+        memory_budget=run.spec.memory_budget(stage),
     )
 
 

@@ -1,6 +1,6 @@
 """Pods as they are made: hardened, owned, labelled, and open to a template only where it can't hurt the node."""
 
-from builders import UID, a_run
+from builders import UID, a_run, manifest
 from trainyard_api.names import LABEL_ATTEMPT
 from trainyard_api.status import Phase
 from trainyard_operator.decide.objects import job_of, pod_manifest
@@ -83,3 +83,10 @@ def test_merging_goes_by_name_and_changes_neither_side() -> None:
         "tolerations": [{"key": "k"}, {"operator": "Exists"}],
     }
     assert ours["env"] == [{"name": "A", "value": "1"}]
+
+
+def test_snapshots_get_a_quarter_of_a_workers_memory_unless_told_otherwise() -> None:
+    assert job_of(seen(resources={"memory": "2Gi"})).memory_budget == 2**29
+    stages = manifest()["spec"]["stages"]
+    stages[1]["pretrain"]["checkpoint"] = {"memoryBudget": "100M"}
+    assert job_of(seen(stages=stages)).memory_budget == 100_000_000

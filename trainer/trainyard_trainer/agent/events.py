@@ -31,7 +31,7 @@ def log(event: str, **fields: str | int | float) -> None:
 def log_reports(reports: Mapping[str, object]) -> None:
     """Write an event for each thing that a rank has reported: where it resumes, a checkpoint, an artifact."""
     for name, value in reports.items():
-        fields = value.wire() if isinstance(value, Model) else {"step": value}
+        fields = value.wire() if isinstance(value, Model) else {"step" if isinstance(value, int) else "source": value}
         log(name, **{key: each for key, each in fields.items() if isinstance(each, str | int | float)})
 
 

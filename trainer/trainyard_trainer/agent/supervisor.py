@@ -118,7 +118,7 @@ class Agent:
             self.metrics |= report.metrics or {}
             said = {
                 name: value
-                for name in ("resumed_step", "checkpoint", "artifact")
+                for name in ("resumed_step", "restored_from", "checkpoint", "artifact")
                 if (value := getattr(report, name)) is not None
             }
             if report.progress:
