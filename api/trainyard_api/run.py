@@ -71,6 +71,8 @@ class Recovery(Model):
     """A stage that reports nothing for so long is taken for hung, and recovered."""
     start_seconds: Annotated[int, Field(ge=5, le=604_800)] = 1_800
     """From pods scheduled to ranks started, images pulled included."""
+    grace_seconds: Annotated[int, Field(ge=10, le=86_400)] | None = None
+    """What a pod that must go is given to save in; without it, what saving has been measured to take, with a margin."""
 
 
 class Stage(Model):

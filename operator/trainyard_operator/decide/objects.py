@@ -26,11 +26,10 @@ from trainyard_api.protocol import Job
 from trainyard_api.run import Resources
 
 from ..cluster.protocol import Manifest
+from .grace import grace_seconds
 from .observation import Observation
 from .template import merge
 
-GRACE_SECONDS = 60
-"""What a pod gets to save in: far more than a blocking save of the models that one node can hold in tests takes."""
 LOST_NODE_SECONDS = 30
 """How long a pod tolerates a node that is not ready or unreachable; Kubernetes' own default is 300."""
 USER = 1000
@@ -83,6 +82,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
     resources = run.spec.stage_resources(stage)
     labels = {LABEL_RUN: name, LABEL_STAGE: stage.name, LABEL_RANK: str(worker), LABEL_ATTEMPT: str(attempt)}
     pod = pod_name(name, stage.name, worker, attempt)
+    grace = grace_seconds(seen)
     environment = {
         "TRAINYARD_POD": pod,
         "TRAINYARD_NAMESPACE": namespace,
@@ -90,7 +90,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
         "TRAINYARD_STAGE": stage.name,
         "TRAINYARD_TOKEN_FILE": TOKEN_FILE,
         "TRAINYARD_MASTER_PORT": str(MASTER_PORT),
-        "TRAINYARD_GRACE_SECONDS": str(GRACE_SECONDS),
+        "TRAINYARD_GRACE_SECONDS": str(grace),
         "OMP_NUM_THREADS": str(_threads(resources)),
         **SCRATCH,
     }
@@ -126,7 +126,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
         "spec": {
             "containers": [container],
             "volumes": volumes,
-            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            "terminationGracePeriodSeconds": grace,
             "tolerations": [
                 {
                     "key": f"node.kubernetes.io/{taint}",

@@ -20,12 +20,14 @@ ALLOWED = (
     "priorityClassName",
     "runtimeClassName",
     "schedulerName",
-    "terminationGracePeriodSeconds",
     "tolerations",
     "topologySpreadConstraints",
     "volumes",
 )
 """Fields of a pod's spec that a template may set."""
+
+INSTEAD = {"terminationGracePeriodSeconds": "use recovery.graceSeconds"}
+"""Fields that the run has a field for."""
 
 
 def merge(ours: Any, theirs: Any) -> Any:
@@ -70,7 +72,11 @@ def _mistakes(path: str, template: dict[str, Any]) -> list[str]:
     pod = template.get("spec", {})
     if not isinstance(pod, dict) or not isinstance(template.get("metadata", {}), dict):
         return [*found, f"{path}: metadata and spec must be objects"]
-    found += [f"{path}.spec.{key}: not for a template to set; remove it" for key in pod if key not in ALLOWED]
+    found += [
+        f"{path}.spec.{key}: not for a template to set; {INSTEAD.get(key, 'remove it')}"
+        for key in pod
+        if key not in ALLOWED
+    ]
     for i, volume in enumerate(_objects(pod, "volumes")):
         if "hostPath" in volume:
             found.append(f"{path}.spec.volumes[{i}].hostPath: reaches into the node; use a claim")
