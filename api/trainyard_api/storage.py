@@ -1,0 +1,289 @@
+"""Where checkpoints and artifacts lie: folders of this machine and object stores, through one small set of verbs.
+
+Both make the same promise, the only one that the layout of a checkpoint needs: what `write` has put is whole, durable and
+visible to everyone when it returns, and never half there before. There is no rename, no lock and no append, for object
+stores have none; whoever needs an order writes the thing that counts last.
+
+Errors are OSErrors that name the URI, also an object store's: FileNotFoundError, PermissionError, else what a retry may
+mend. A store that does not answer fails within half a minute (3 more tries on the way); nothing waits for ever.
+"""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+PART_BYTES = 8 * 1024 * 1024
+"""Of a large transfer, so many bytes are one request; `_PARALLEL` of them are under way at once."""
+_PARALLEL = 4
+_PARTS = 10_000
+"""S3 takes no more of them."""
+_SECONDS = 30.0
+"""For a request with all its retries, per PART_BYTES: slower than 1 MiB/s is as good as dead."""
+_S3 = {
+    "use_listings_cache": False,  # others write here too
+    "config_kwargs": {
+        "connect_timeout": 5,
+        "read_timeout": 15,
+        "retries": {"mode": "standard", "total_max_attempts": 4},
+        "max_pool_connections": 4 * _PARALLEL,
+    },
+}
+
+
+class Storage(Protocol):
+    """A place to keep things at. Paths are relative to it, with '/' between their parts."""
+
+    @property
+    def uri(self) -> str:
+        """Of the place itself, without a '/' at its end."""
+
+    def at(self, path: str) -> "Storage":
+        """The place below it."""
+
+    def names(self, path: str = "") -> list[str]:
+        """What lies at `path`, things and folders, sorted; [] if nothing does. Names that begin with a dot are no one's."""
+
+    def size(self, path: str) -> int:
+        """Bytes of the thing."""
+
+    def read(self, path: str) -> bytes:
+        """The whole of a small thing; use `read_into` for a large one."""
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of it; OSError if it ends before."""
+
+    def write(self, path: str, content: bytes | memoryview) -> None:
+        """Put it there, in place of what was there, whole and durable on return."""
+
+    def remove(self, path: str) -> None:
+        """Delete the thing, or all that is below it; what isn't there is fine."""
+
+
+def open_storage(uri: str) -> Storage:
+    """The place that a URI names; ValueError if this installation can't open it."""
+    if uri.startswith("file://"):
+        return Files(Path(uri.removeprefix("file://")))
+    return Objects(uri)
+
+
+def read_into(storage: Storage, path: str, into: memoryview) -> None:
+    """Fill `into` with the first bytes of the thing, several parts at once."""
+
+    def fill(start: int) -> None:
+        stop = min(start + PART_BYTES, len(into))
+        into[start:stop] = storage.read_range(path, start, stop)
+
+    with ThreadPoolExecutor(_PARALLEL) as pool:
+        list(pool.map(fill, range(0, len(into), PART_BYTES)))
+
+
+class Files:
+    """A folder. What is written goes to a file beside its place, is synced, and takes its name by one rename."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def uri(self) -> str:
+        return f"file://{self.folder}"
+
+    def at(self, path: str) -> "Files":
+        return Files(self.folder / path)
+
+    def names(self, path: str = "") -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self.folder / path) if not name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+    def size(self, path: str) -> int:
+        return (self.folder / path).stat().st_size
+
+    def read(self, path: str) -> bytes:
+        return (self.folder / path).read_bytes()
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        file = self.folder / path
+        with open(file, "rb", buffering=0) as opened:
+            opened.seek(start)
+            content = b"".join(iter(lambda: opened.read(stop - opened.tell()), b""))
+        return _all_of(content, start, stop, str(file))
+
+    def write(self, path: str, content: bytes | memoryview) -> None:
+        file = self.folder / path
+        _make(file.parent)
+        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "xb", buffering=0) as opened:
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[opened.write(rest) :]
+                os.fsync(opened.fileno())
+            os.replace(temporary, file)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync(file.parent)
+
+    def remove(self, path: str) -> None:
+        place = self.folder / path
+        with suppress(FileNotFoundError):
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+
+class Objects:
+    """A prefix of an object store that fsspec knows. Credentials and endpoint of S3 come from AWS_… in the environment."""
+
+    def __init__(self, uri: str, store: Any = None) -> None:
+        """`store` is fsspec's, if it is open already."""
+        scheme, _, root = uri.rstrip("/").partition("://")
+        self._uri, self._root = f"{scheme}://{root}", root
+        self._store = store or _connect(scheme, uri)
+
+    @property
+    def uri(self) -> str:
+        return self._uri
+
+    def at(self, path: str) -> "Objects":
+        return Objects(self._below(self._uri, path), self._store)
+
+    def names(self, path: str = "") -> list[str]:
+        prefix = self._key(path)
+        with self._told(path):
+            try:
+                found = self._store.ls(prefix, detail=False, timeout=_SECONDS)
+            except FileNotFoundError as error:
+                if error.__cause__:  # the store says so, of the bucket; s3fs alone does of an empty prefix
+                    raise
+                return []
+        names = (key.removeprefix(f"{prefix}/") for key in found if key.startswith(f"{prefix}/"))
+        return sorted(name for name in names if name and not name.startswith("."))
+
+    def size(self, path: str) -> int:
+        with self._told(path):
+            known = self._store.info(self._key(path), timeout=_SECONDS)
+            if known["type"] != "file":
+                raise FileNotFoundError("no such object")
+            return int(known["size"])
+
+    def read(self, path: str) -> bytes:
+        with self._told(path):
+            return bytes(self._store.cat_file(self._key(path), timeout=_SECONDS))
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        if start == stop:
+            return b""
+        with self._told(path):
+            limit = _SECONDS * max(1, (stop - start) / PART_BYTES)
+            content = bytes(self._store.cat_file(self._key(path), start=start, end=stop, timeout=limit))
+        return _all_of(content, start, stop, self._below(self._uri, path))
+
+    def write(self, path: str, content: bytes | memoryview) -> None:
+        with self._told(path):
+            if len(content) > PART_BYTES and hasattr(self._store, "call_s3"):
+                self._write_parts(self._key(path), memoryview(content))
+            else:
+                self._store.pipe_file(self._key(path), bytes(content), timeout=_SECONDS)
+
+    def remove(self, path: str) -> None:
+        """One by one: a bulk deletion would not say which it refused."""
+        with self._told(path), ThreadPoolExecutor(_PARALLEL) as pool:
+            found = self._store.find(self._key(path), timeout=_SECONDS)
+            list(pool.map(lambda key: self._store.rm_file(key, timeout=_SECONDS), found))
+
+    def _write_parts(self, key: str, content: memoryview) -> None:
+        """As S3 takes large things; only the parts that are under way are copied, and none is seen before the last."""
+        bucket, name, _ = self._store.split_path(key)
+        where = {"Bucket": bucket, "Key": name}
+        where["UploadId"] = self._store.call_s3("create_multipart_upload", **where, timeout=_SECONDS)["UploadId"]
+        size = max(PART_BYTES, -(-len(content) // _PARTS))
+
+        def put(number: int) -> dict[str, Any]:
+            part = bytes(content[number * size : (number + 1) * size])
+            limit = _SECONDS * size / PART_BYTES
+            done = self._store.call_s3("upload_part", **where, PartNumber=number + 1, Body=part, timeout=limit)
+            return {"PartNumber": number + 1, "ETag": done["ETag"]}
+
+        pool = ThreadPoolExecutor(_PARALLEL)
+        try:
+            parts = {"Parts": list(pool.map(put, range(-(-len(content) // size))))}
+            self._store.call_s3("complete_multipart_upload", **where, MultipartUpload=parts, timeout=_SECONDS)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            with suppress(Exception):  # what went wrong before is what to tell
+                self._store.call_s3("abort_multipart_upload", **where, timeout=_SECONDS / 6)
+            raise
+        finally:
+            pool.shutdown()
+
+    def _key(self, path: str) -> str:
+        return self._below(self._root, path)
+
+    @staticmethod
+    def _below(root: str, path: str) -> str:
+        return f"{root}/{path}" if path else root
+
+    @contextmanager
+    def _told(self, path: str) -> Iterator[None]:
+        """Whatever the client library raises means that storage failed: an OSError that says where, and of which kind."""
+        try:
+            yield
+        except Exception as error:
+            known = error.__cause__ or error
+            text = " ".join(str(known).split()) or type(known).__name__
+            raise OSError(_errno(error), text, self._below(self._uri, path)) from error
+
+
+def _connect(scheme: str, uri: str) -> Any:
+    try:
+        import fsspec
+
+        if scheme not in ("s3", "s3a"):
+            return fsspec.filesystem(scheme)
+        store = fsspec.filesystem(scheme, **_S3)
+    except ImportError as error:
+        extra = "pip install 'trainyard[s3]'" if scheme.startswith("s3") else str(error)
+        raise ValueError(f"{uri}: {scheme}:// can't be opened by this installation; {extra}") from error
+    store.retries = 2  # of its own, around botocore's: for an answer that breaks off
+    return store
+
+
+def _errno(error: Exception) -> int:
+    """What the errors of s3fs and botocore amount to."""
+    if isinstance(error, FileNotFoundError):
+        return errno.ENOENT
+    if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+        return errno.EACCES
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return errno.ETIMEDOUT
+    return errno.EIO
+
+
+def _all_of(content: bytes, start: int, stop: int, where: str) -> bytes:
+    if len(content) != stop - start:
+        raise OSError(errno.EIO, f"ends at byte {start + len(content)}, before {stop}", where)
+    return content
+
+
+def _make(folder: Path) -> None:
+    """Make the folder and those above it, each a name that lasts."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in it last."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

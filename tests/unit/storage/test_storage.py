@@ -1,0 +1,126 @@
+"""One table of promises, kept by a folder of this machine and by a real S3 server over HTTP."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from object_store import ObjectStore, object_store
+from trainyard_api.storage import PART_BYTES, Storage, open_storage, read_into
+
+LARGE = os.urandom(1024) * (2 * PART_BYTES // 1024) + b"and a bit"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectStore]:
+    with object_store() as server:
+        yield server
+
+
+@pytest.fixture
+def connected(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """A server that this process has the credentials of."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()  # it holds the endpoint of another test
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+@pytest.fixture(params=["files", "objects"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "files":
+        return open_storage(f"file://{tmp_path}/runs")
+    server: ObjectStore = request.getfixturevalue("connected")
+    return open_storage(server.uri(f"{tmp_path.name}/runs/"))
+
+
+def nothing_is_there_before(storage: Storage) -> None:
+    assert storage.names() == storage.names("step-1") == []
+    for look in (storage.read, storage.size, lambda path: storage.read_range(path, 0, 1)):
+        with pytest.raises(FileNotFoundError) as raised:
+            look("step-1/manifest.json")
+        assert str(raised.value.filename).endswith("runs/step-1/manifest.json")
+
+
+def what_is_written_is_there(storage: Storage) -> None:
+    storage.write("step-1/manifest.json", b"{}")
+    assert storage.read("step-1/manifest.json") == b"{}"
+    assert storage.size("step-1/manifest.json") == 2
+    assert storage.names() == ["step-1"]
+    assert storage.names("step-1") == ["manifest.json"]
+
+
+def a_name_is_found_right_after_another_was_listed(storage: Storage) -> None:
+    storage.write("attempts/1.json", b"1")
+    assert storage.names("attempts") == ["1.json"]
+    open_storage(storage.uri).write("attempts/2.json", b"2")
+    assert storage.names("attempts") == ["1.json", "2.json"]
+
+
+def writing_again_replaces(storage: Storage) -> None:
+    storage.write("it", b"before")
+    storage.write("it", b"after")
+    assert storage.read("it") == b"after"
+    assert storage.names() == ["it"]
+
+
+def nothing_at_all_can_be_written(storage: Storage) -> None:
+    storage.write("empty", b"")
+    assert (storage.read("empty"), storage.size("empty"), storage.read_range("empty", 0, 0)) == (b"", 0, b"")
+
+
+def large_content_comes_back_from_a_view_of_memory(storage: Storage) -> None:
+    storage.write("shard", memoryview(LARGE))
+    assert storage.size("shard") == len(LARGE)
+    back = bytearray(len(LARGE))
+    read_into(storage, "shard", memoryview(back))
+    assert back == LARGE
+
+
+def ranges_are_exact(storage: Storage) -> None:
+    storage.write("it", b"0123456789")
+    assert storage.read_range("it", 3, 7) == b"3456"
+    assert storage.read_range("it", 9, 10) == b"9"
+    for start, stop in ((8, 12), (10, 11), (20, 30)):
+        with pytest.raises(OSError, match="it"):
+            storage.read_range("it", start, stop)
+
+
+def what_is_removed_is_gone_with_all_below(storage: Storage) -> None:
+    for path in ("step-1/a", "step-1/b/c", "step-10/a", "step-1.txt"):
+        storage.write(path, b"")
+    storage.remove("step-1")
+    assert storage.names() == ["step-1.txt", "step-10"]
+    storage.remove("step-1.txt")
+    storage.remove("step-1.txt")
+    storage.remove("never/there")
+    assert storage.names() == ["step-10"]
+
+
+def a_place_below_is_a_place(storage: Storage) -> None:
+    below = storage.at("run/base").at("checkpoints")
+    assert below.uri == f"{storage.uri}/run/base/checkpoints"
+    below.write("attempts/1.json", b"1")
+    assert storage.read("run/base/checkpoints/attempts/1.json") == b"1"
+    assert below.names() == ["attempts"]
+    assert open_storage(below.uri).names("attempts") == ["1.json"]
+
+
+PROMISES: list[Callable[[Storage], None]] = [
+    nothing_is_there_before,
+    what_is_written_is_there,
+    a_name_is_found_right_after_another_was_listed,
+    writing_again_replaces,
+    nothing_at_all_can_be_written,
+    large_content_comes_back_from_a_view_of_memory,
+    ranges_are_exact,
+    what_is_removed_is_gone_with_all_below,
+    a_place_below_is_a_place,
+]
+
+
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
+def test_storage_keeps_its_promises(storage: Storage, promise: Callable[[Storage], None]) -> None:
+    promise(storage)
