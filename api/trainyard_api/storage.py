@@ -72,12 +72,12 @@ def open_storage(uri: str) -> Storage:
     return Objects(uri)
 
 
-def read_into(storage: Storage, path: str, into: memoryview) -> None:
-    """Fill `into` with the first bytes of the thing, several parts at once."""
+def read_into(storage: Storage, path: str, into: memoryview, start: int = 0) -> None:
+    """Fill `into` with the bytes of the thing from `start` on, several parts at once."""
 
-    def fill(start: int) -> None:
-        stop = min(start + PART_BYTES, len(into))
-        into[start:stop] = storage.read_range(path, start, stop)
+    def fill(first: int) -> None:
+        last = min(first + PART_BYTES, len(into))
+        into[first:last] = storage.read_range(path, start + first, start + last)
 
     with ThreadPoolExecutor(_PARALLEL) as pool:
         list(pool.map(fill, range(0, len(into), PART_BYTES)))

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import nn
 from trainyard_api.checkpoint import Cursor, Manifest
+from trainyard_api.storage import Files
 
 from ..engine.engine import Engine
 from ..engine.randomness import restore_streams, seed_streams
 from ..engine.state import MASTER
 from ..errors import PermanentError
 from ..group import Group
-from .tensors import Shards
+from .tensors import Shards, Stored
 
 _CURSOR_FIELDS = {
     "seed": "seed",
@@ -69,4 +70,4 @@ def load_state(engine: Engine, manifest: Manifest, folder: Path, group: Group) -
 
 def open_shards(manifest: Manifest, folder: Path) -> Shards:
     """The shards of a checkpoint whose digests are known to be right."""
-    return Shards([folder / shard.file for shard in manifest.shards])
+    return Shards([Stored(Files(folder), shard.file, shard.bytes) for shard in manifest.shards])

@@ -3,46 +3,215 @@
 master/<parameter>, exp_avg/<parameter>, exp_avg_sq/<parameter>    flat fp32, the elements from `starts` on
 stream/<name>                                                      this rank's random streams
 metadata: starts                                                   JSON, parameter → first element of the fragment
+          training                                                 JSON, the manifest but for step, time and shards
+
+A shard is in memory, or in storage, of which no more is read than is asked for. Pieces that lie close together come in one
+request: an object store takes some 30 ms for each, however small it is.
 """
 
 import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
+from trainyard_api.checkpoint import Manifest
+from trainyard_api.storage import Storage, read_into
+
+_DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8}
+_HEADER_BYTES = 256 * 1024
+"""That are read to begin with; most headers are shorter."""
+_BATCH_BYTES = 64 * 1024 * 1024
+"""Of pieces that are read at once: the memory that this takes."""
+_GAP_BYTES = 256 * 1024
+"""What lies between two pieces is read with them, in vain, if it is less."""
+_RUNS = 4
+"""Read at once."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A shard in storage."""
+
+    storage: Storage
+    path: str
+    bytes: int
+
+    def read(self, start: int, stop: int) -> memoryview:
+        content = memoryview(bytearray(stop - start))
+        read_into(self.storage, self.path, content, start)
+        return content
+
+
+Source = memoryview | Stored
+"""Where a shard is. What is in memory must be writable, for torch wants it to be."""
+
+
+class Piece(NamedTuple):
+    """Elements [start, stop) of a parameter's state of `kind`."""
+
+    kind: str
+    name: str
+    start: int
+    stop: int
 
 
 class Shards:
     """The shards of one checkpoint together, as whole tensors or any range of them."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        self._files: list[Any] = [safe_open(path, framework="pt") for path in paths]
-        self._starts = [json.loads(file.metadata()["starts"]) for file in self._files]
+    def __init__(self, sources: Sequence[Source]) -> None:
+        """Reads the headers."""
+        self._sources = sources
+        with ThreadPoolExecutor(_RUNS) as pool:
+            self._headers = list(pool.map(_read_header, sources))
+
+    @property
+    def training(self) -> str:
+        """What `training_of` was when they were written."""
+        return self._headers[0].training
 
     def read(self, kind: str, name: str, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of a parameter's state of `kind`, flat fp32; KeyError if a part isn't there."""
-        values = torch.empty(stop - start)
-        filled = 0
-        for file, starts in zip(self._files, self._starts, strict=True):
-            if name not in starts:
-                continue
-            part = file.get_slice(f"{kind}/{name}")
-            first = starts[name]
-            low, high = max(start, first), min(stop, first + part.get_shape()[0])
-            if low < high:
-                values[low - start : high - start] = part[low - first : high - first]
-                filled += high - low
-        if filled != stop - start:
-            raise KeyError(f"{kind}/{name}: {filled} of the elements {start} to {stop}")
+        [values] = self.read_each([Piece(kind, name, start, stop)])
         return values
+
+    def read_each(self, pieces: Iterable[Piece]) -> Iterator[Tensor]:
+        """The same of each piece, in turn; with few requests if the pieces go as the file does, kind by kind."""
+        batch: list[Piece] = []
+        elements = 0
+        for piece in pieces:
+            batch.append(piece)
+            elements += piece.stop - piece.start
+            if 4 * elements >= _BATCH_BYTES:
+                yield from self._read_batch(batch)
+                batch, elements = [], 0
+        yield from self._read_batch(batch)
+
+    def held(self, kind: str) -> Iterator[tuple[str, int, Tensor]]:
+        """All that the shards hold of a kind: parameter, first element, elements."""
+        for shard, header in enumerate(self._headers):
+            for name, start in header.starts.items():
+                entry = header.tensors[f"{kind}/{name}"]
+                yield name, start, _tensor(self._view([_Span(shard, entry.start, entry.stop)])(0), entry.dtype)
 
     def streams(self, rank: int) -> dict[str, Tensor]:
         """The random streams of the rank that wrote shard `rank`."""
-        file = self._files[rank]
+        tensors = sorted(self._headers[rank].tensors.items())
+        streams = {name.removeprefix("stream/"): each for name, each in tensors if name.startswith("stream/")}
+        view = self._view([_Span(rank, each.start, each.stop) for each in streams.values()])
         return {
-            key.removeprefix("stream/"): file.get_tensor(key)
-            for key in sorted(file.keys())
-            if key.startswith("stream/")
+            name: _tensor(view(number), each.dtype).view(each.shape)
+            for number, (name, each) in enumerate(streams.items())
         }
+
+    def _read_batch(self, pieces: list[Piece]) -> Iterator[Tensor]:
+        parts = [part for number, piece in enumerate(pieces) for part in self._parts(number, piece)]
+        view = self._view([part.span for part in parts])
+        whole = [torch.empty(piece.stop - piece.start) for piece in pieces]
+        filled = [0] * len(pieces)
+        for number, part in enumerate(parts):
+            values = _tensor(view(number), torch.float32)
+            whole[part.piece][part.offset :][: len(values)] = values
+            filled[part.piece] += len(values)
+        for piece, values, count in zip(pieces, whole, filled, strict=True):
+            if count != len(values):
+                raise KeyError(f"{piece.kind}/{piece.name}: {count} of the elements {piece.start} to {piece.stop}")
+            yield values
+
+    def _parts(self, number: int, piece: Piece) -> Iterator["_Part"]:
+        """Where the elements of a piece lie."""
+        for shard, header in enumerate(self._headers):
+            if (begin := header.starts.get(piece.name)) is None:
+                continue
+            entry = header.tensors[f"{piece.kind}/{piece.name}"]
+            low, high = max(piece.start, begin), min(piece.stop, begin + (entry.stop - entry.start) // 4)
+            if low < high:
+                span = _Span(shard, entry.start + 4 * (low - begin), entry.start + 4 * (high - begin))
+                yield _Part(number, low - piece.start, span)
+
+    def _view(self, spans: list["_Span"]) -> Callable[[int], memoryview]:
+        """Get these bytes, those in storage in few requests; the function gives those of the span of a number."""
+        runs: list[_Span] = []
+        run_of: dict[int, int] = {}
+        for number in sorted(range(len(spans)), key=lambda each: spans[each]):
+            span = spans[number]
+            if isinstance(self._sources[span.shard], memoryview):
+                continue
+            last = runs[-1] if runs else None
+            if last and last.shard == span.shard and span.start <= last.stop + _GAP_BYTES:
+                runs[-1] = last._replace(stop=max(last.stop, span.stop))
+            else:
+                runs.append(span)
+            run_of[number] = len(runs) - 1
+        with ThreadPoolExecutor(_RUNS) as pool:
+            read = list(pool.map(self._bytes, runs))
+
+        def view(number: int) -> memoryview:
+            span = spans[number]
+            if number not in run_of:
+                return self._bytes(span)
+            first = runs[run_of[number]].start
+            return read[run_of[number]][span.start - first : span.stop - first]
+
+        return view
+
+    def _bytes(self, span: "_Span") -> memoryview:
+        source = self._sources[span.shard]
+        return source.read(span.start, span.stop) if isinstance(source, Stored) else source[span.start : span.stop]
+
+
+def training_of(manifest: Manifest) -> str:
+    """The part of the manifest that each shard carries: with it, shards in memory are a checkpoint by themselves."""
+    return manifest.model_dump_json(by_alias=True, exclude={"step", "time", "shards"})
+
+
+class _Span(NamedTuple):
+    """Bytes [start, stop) of a shard."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+class _Part(NamedTuple):
+    """Of the piece of a number, the elements from `offset` on."""
+
+    piece: int
+    offset: int
+    span: _Span
+
+
+class _Entry(NamedTuple):
+    """A tensor, and the bytes of the shard that it is."""
+
+    dtype: torch.dtype
+    shape: list[int]
+    start: int
+    stop: int
+
+
+class _Header(NamedTuple):
+    tensors: dict[str, _Entry]
+    starts: dict[str, int]
+    training: str
+
+
+def _read_header(source: Source) -> _Header:
+    """What a safetensors file begins with: its own length, and JSON."""
+    begin = source if isinstance(source, memoryview) else source.read(0, min(source.bytes, _HEADER_BYTES))
+    data = 8 + int.from_bytes(begin[:8], "little")
+    if data > len(begin) and isinstance(source, Stored):
+        begin = source.read(0, data)
+    entries = json.loads(bytes(begin[8:data]))
+    metadata = entries.pop("__metadata__")
+    tensors = {
+        name: _Entry(_DTYPES[each["dtype"]], each["shape"], *(data + offset for offset in each["data_offsets"]))
+        for name, each in entries.items()
+    }
+    return _Header(tensors, json.loads(metadata["starts"]), metadata.get("training", ""))
+
+
+def _tensor(content: memoryview, dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
