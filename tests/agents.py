@@ -122,6 +122,7 @@ class AgentUnderTest:
             ranks_per_worker=ranks,
             master_address=self.address,
             master_port=self.state().master_port,
+            addresses=[self.address] * workers,
             job=Job(
                 namespace="team",
                 run="tiny",
@@ -141,6 +142,10 @@ class AgentUnderTest:
         """Give the agent an assignment that it takes."""
         status, body = self.put(self.assignment(source, **fields))
         assert status == 200, body
+
+    def failed(self, attempt: int = 1) -> Termination:
+        """How the attempt failed, once it has."""
+        return self.when(lambda state: state.attempt == attempt and state.phase == "failed").termination
 
     def signal(self, number: int) -> None:
         """Send the agent, and it alone, a signal."""

@@ -1,4 +1,4 @@
-"""How an agent ends: its exit code, its termination log, and that nothing of it is left."""
+"""How an attempt ends, and how an agent does: its exit code, its termination log, and that nothing of it is left."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ def raising(error: str, message: str = "") -> str:
     return f"from trainyard_trainer import errors\nraise errors.{error}({message!r})"
 
 
-ENDS = {
+LASTING = {
     "a stage that is done ends with 0": ("group.report(resumed_step=0)", 0, "Done", ""),
     "what would fail again ends with 10": (
         raising("PermanentError", "data: no text in it; add some"),
@@ -28,6 +28,18 @@ ENDS = {
         "PermanentError",
         "data: no text in it; add some",
     ),
+}
+
+
+@pytest.mark.parametrize(("source", "exit_code", "cause", "message"), LASTING.values(), ids=LASTING.keys())
+def test_what_no_further_attempt_changes_ends_the_agent(agent, source, exit_code, cause, message):
+    agent.assign(source)
+    assert agent.end() == exit_code
+    said = agent.termination
+    assert (said.exit_code, said.cause, said.message) == (exit_code, cause, message)
+
+
+FAILURES = {
     "a full disk ends with 30": (
         "import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))",
         30,
@@ -57,12 +69,58 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(("source", "exit_code", "cause", "message"), ENDS.values(), ids=ENDS.keys())
-def test_the_way_a_rank_ends_is_the_way_its_agent_ends(agent, source, exit_code, cause, message):
-    agent.assign(source)
-    assert agent.end() == exit_code
-    said = agent.termination
-    assert (said.exit_code, said.cause, said.message) == (exit_code, cause, message)
+def test_an_agent_outlives_failed_attempts_and_tells_how_each_one_failed(agent):
+    for attempt, (way, (source, exit_code, cause, message)) in enumerate(FAILURES.items(), start=1):
+        agent.assign(source, attempt=attempt)
+        said = agent.failed(attempt)
+        assert (said.exit_code, said.cause, said.message) == (exit_code, cause, message), way
+    agent.assign("group.report(resumed_step=0)", attempt=attempt + 1)
+    assert agent.end() == 0
+
+
+def test_nothing_of_a_failed_attempt_is_left_in_the_next(agent):
+    agent.assign(
+        f"""
+print("a line of the first attempt")
+group.report(progress={{'step': 4, 'steps': 9}}, resumed_step=3, metrics={{'first': 1}})
+{raising("RetryableError")}"""
+    )
+    assert agent.failed().step == 4
+    agent.assign(raising("RetryableError"), attempt=2)
+    said = agent.failed(2)
+    assert (said.step, said.progress, said.resumed_step, said.checkpoint) == (None, None, None, None)
+    assert not any("first attempt" in line for line in said.last_lines)
+    assert "trainyard_first" not in agent.request("/metrics", token=None)[1]
+
+
+def test_a_failed_attempt_that_is_assigned_again_starts_nothing(agent):
+    agent.assign(raising("RetryableError"))
+    agent.failed()
+    before = agent.state()
+    agent.assign(raising("RetryableError"))
+    assert agent.state() == before
+
+
+def test_after_a_failed_attempt_the_port_for_rank_0_is_free_again(agent):
+    listens = "import os, socket\nsocket.create_server(('', int(os.environ['MASTER_PORT'])))"
+    agent.assign(f"{listens}\n{raising('RetryableError')}")
+    agent.failed()
+    agent.assign(listens, attempt=2)
+    assert agent.end() == 0
+
+
+def test_an_agent_that_waits_for_its_next_place_ends_with_20_when_it_is_stopped(agent):
+    agent.assign(raising("RetryableError"))
+    agent.failed()
+    agent.signal(signal.SIGTERM)
+    assert agent.end() == 20
+    assert agent.termination.cause == "Stopped"
+
+
+def test_without_addresses_an_attempt_that_fails_ends_the_agent(agent):
+    assert agent.put(agent.assignment("1 / 0").model_copy(update={"addresses": []}))[0] == 200
+    assert agent.end() == 1
+    assert agent.termination.message == "ZeroDivisionError: division by zero"
 
 
 def test_a_rank_that_is_killed_takes_the_others_along_and_is_named_as_the_first_failure(agent):
@@ -70,8 +128,8 @@ def test_a_rank_that_is_killed_takes_the_others_along_and_is_named_as_the_first_
     agent.assign(source, ranks=2)
     state = agent.when(lambda state: state.progress and "[rank 1] rank 1 runs" in agent.log.read_text())
     os.kill(state.ranks[1].pid, signal.SIGKILL)
-    assert agent.end() == 137
-    said = agent.termination
+    said = agent.failed()
+    assert said.exit_code == 137
     assert (said.cause, said.rank, said.step, said.progress.step) == ("Killed", 1, 4, 4)
     assert said.last_lines == ["rank 1 runs"]
     until_gone([rank.pid for rank in state.ranks])
@@ -90,8 +148,8 @@ raise OSError(5, "I/O error")
 """
     agent.assign(source, ranks=2)
     pids = [rank.pid for rank in agent.state().ranks]
-    assert agent.end() == 30
-    assert (agent.termination.rank, agent.termination.cause) == (0, "StorageError")
+    said = agent.failed()
+    assert (said.exit_code, said.rank, said.cause) == (30, 0, "StorageError")
     assert "rank_ended attempt=1 rank=1 exit_code=-9" in agent.log.read_text()
     until_gone(pids)
 
@@ -174,8 +232,9 @@ def test_the_termination_log_is_bounded_whatever_a_rank_says(agent):
 
 def test_last_lines_are_the_last_and_a_line_without_an_end_counts(agent):
     agent.assign("import os\nfor n in range(100): print('line', n)\nprint('half a li', end='')\nos._exit(3)")
-    assert agent.end() == 3
-    assert agent.termination.last_lines[-3:] == ["line 98", "line 99", "half a li"]
+    said = agent.failed()
+    assert said.exit_code == 3
+    assert said.last_lines[-3:] == ["line 98", "line 99", "half a li"]
     assert "[rank 0] line 0\n" in agent.log.read_text()
 
 

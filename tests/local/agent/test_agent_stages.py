@@ -61,7 +61,10 @@ def pretrain(pair, steps: int, attempt: int = 1) -> None:
             settings=PRETRAIN | {"steps": steps},
             inputs={"data": f"file://{agent.storage}/team/tiny/corpus"},
         )
-        place = place.model_copy(update={"master_address": pair[0].address, "master_port": port})
+        addresses = [each.address for each in pair]
+        place = place.model_copy(
+            update={"master_address": addresses[0], "master_port": port, "addresses": addresses},
+        )
         assert agent.put(place)[0] == 200
 
 
@@ -111,33 +114,30 @@ def test_two_agents_train_as_one_group(pair):
     assert second.termination.cause == "Done"
 
 
-def test_when_one_of_the_group_is_killed_the_other_says_that_it_lost_it(pair):
+def test_a_group_outlives_what_happens_to_its_members_and_goes_on_from_where_it_was(pair, start_agent):
     first, second = pair
     pretrain(pair, steps=LONG)
     first.when(lambda state: state.checkpoint)
     os.kill(second.state().ranks[0].pid, signal.SIGKILL)
-    assert (second.end(), first.end()) == (137, 30)
-    assert (second.termination.cause, first.termination.cause) == ("Killed", "PeerLost")
-    assert first.termination.checkpoint.step >= 5
+    state = first.when(lambda state: state.phase == "failed" and state.peers[0].phase == "failed")
+    [peer] = state.peers
+    assert (state.termination.cause, peer.termination.cause, peer.worker) == ("PeerLost", "Killed", 1)
+    assert state.termination.checkpoint.step >= 5
 
-
-def test_a_stop_of_one_stops_the_group_at_one_step_and_the_next_attempt_goes_on_from_there(pair, start_agent):
-    first, second = pair
-    pretrain(pair, steps=LONG)
-    first.when(lambda state: state.progress)
-    second.signal(signal.SIGTERM)
-    assert (second.end(), first.end()) == (20, 20)
-    stopped_at = first.termination.checkpoint.step
-
-    pair = (start_agent(), start_agent())
     pretrain(pair, steps=LONG, attempt=2)
-    assert pair[0].when(lambda state: state.progress).resumed_step == stopped_at
+    state = first.when(lambda state: state.attempt == 2 and state.progress)
+    assert state.resumed_step >= 5
+    assert [(each.attempt, each.phase) for each in state.peers] == [(2, "running")]
 
+    second.signal(signal.SIGTERM)  # one agent is stopped, and the group at one step
+    assert second.end() == 20
+    assert first.failed(2).cause == "Stopped"
+    state = first.when(lambda state: state.peers[0].phase == "failed")
+    assert state.peers[0].termination.exit_code == 20
 
-def test_a_group_whose_agent_is_killed_loses_it(pair):
-    first, second = pair
-    pretrain(pair, steps=LONG)
-    first.when(lambda state: state.progress)
+    second = start_agent()
+    pretrain((first, second), steps=LONG, attempt=3)
+    assert first.when(lambda each: each.attempt == 3 and each.progress).resumed_step == state.checkpoint.step
+
     second.signal(signal.SIGKILL)
-    assert first.end() == 30
-    assert first.termination.cause == "PeerLost"
+    assert first.failed(3).cause == "PeerLost"

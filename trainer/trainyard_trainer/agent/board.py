@@ -7,7 +7,7 @@ the last progress is never lost, for it goes out with the next version, whatever
 import asyncio
 from typing import Any
 
-from trainyard_api.protocol import AgentState
+from trainyard_api.protocol import AgentState, PeerState
 from trainyard_api.status import Progress
 
 PROGRESS_SECONDS = 1.0
@@ -44,20 +44,21 @@ class Board:
         elif not self._timer:
             self._timer = loop.call_at(self._published + PROGRESS_SECONDS, self.publish)
 
-    def begin(self, attempt: int, *, stopping: bool) -> None:
-        """Show a new attempt, of which nothing is known yet."""
+    def begin(self, attempt: int, peers: list[PeerState], *, stopping: bool) -> None:
+        """Show a new attempt, of which nothing is known yet but what peers have said."""
         self._held = None
         fresh = AgentState(version=0, master_port=self.state.master_port)
         unknown = {name: getattr(fresh, name) for name in AgentState.model_fields if name != "version"}
-        self.publish(**unknown | {"attempt": attempt, "phase": "stopping" if stopping else "running"})
+        phase = "stopping" if stopping else "running"
+        self.publish(**unknown | {"attempt": attempt, "peers": peers, "phase": phase})
 
     @property
     def latest_progress(self) -> Progress | None:
         """The last progress heard of, shown or not."""
         return self._held or self.state.progress
 
-    async def after(self, version: int | None, seconds: float) -> AgentState:
-        """The state: at once if its version isn't `version`, else as soon as it changes or `seconds` are over."""
+    async def after(self, version: int | None, seconds: float | None) -> AgentState:
+        """The state: at once if its version isn't `version`, else as soon as it changes or `seconds`, if given, are over."""
         if version == self.state.version:
             try:
                 async with asyncio.timeout(seconds):

@@ -58,3 +58,16 @@ def hold_port(wanted: int) -> tuple[int, socket.socket | None]:
     held = socket.socket()
     held.bind(("", 0))
     return held.getsockname()[1], held
+
+
+def hold_port_again(port: int) -> tuple[int, socket.socket]:
+    """The port that ranks have had, held for the next ones; another one if somebody has taken it."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of dead ranks linger on it
+    try:
+        held.bind(("", port))
+    except OSError:
+        held.close()
+        held = socket.socket()
+        held.bind(("", 0))
+    return held.getsockname()[1], held

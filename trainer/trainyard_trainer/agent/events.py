@@ -40,6 +40,10 @@ class ProgressLog:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
+        self.begin()
+
+    def begin(self) -> None:
+        """Write the next progress, for it is of another attempt."""
         self._next = float("-inf")
 
     def hear(self, progress: Progress) -> None:

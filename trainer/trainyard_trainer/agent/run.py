@@ -13,15 +13,17 @@ from trainyard_api.names import AGENT_PORT
 from trainyard_api.protocol import Termination
 
 from ..telemetry.exposition import AgentMetrics
+from .attempt import now
 from .board import Board
 from .ending import bounded
 from .environment import Environment, hold_port
 from .events import log
+from .peers import tell_first
 from .server import application
-from .supervisor import Agent, now
+from .supervisor import Agent
 
 LAST_ANSWER_SECONDS = 0.5
-"""How long those who wait for a state may take to fetch the last one."""
+"""How long those who wait for a state may take to fetch the last one, and agent 0 to be told of it."""
 
 
 async def run(environment: Environment) -> int:
@@ -54,8 +56,12 @@ async def run(environment: Environment) -> int:
         return _end(environment, f"TRAINYARD_BIND: {error}; give this agent an address of its own", ExitCode.RETRY)
     log("listening", address=f"{environment.bind}:{AGENT_PORT}", master_port=port)
 
+    telling = asyncio.create_task(tell_first(agent, token))
+    telling.add_done_callback(partial(_on_end, agent))
     termination = await agent.terminated
     write_termination(environment.termination_log, termination)
+    await asyncio.wait([telling], timeout=LAST_ANSWER_SECONDS)
+    telling.cancel()
     await runner.cleanup()
     return termination.exit_code
 
@@ -72,6 +78,11 @@ def _on_error(agent: Agent, loop: asyncio.AbstractEventLoop, context: dict[str, 
     loop.default_exception_handler(context)
     if "handle" in context:  # a callback of ours: reading a pipe, reaping, a signal
         agent.fail(context["exception"])
+
+
+def _on_end(agent: Agent, task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        agent.fail(error)
 
 
 def _end(environment: Environment, message: str, code: ExitCode = ExitCode.PERMANENT) -> int:

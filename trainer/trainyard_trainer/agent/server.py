@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from trainyard_api.model import explain_errors
-from trainyard_api.protocol import Assignment
+from trainyard_api.protocol import Assignment, PeerState
 
 from .supervisor import Agent, RefusedError
 
@@ -42,6 +42,15 @@ def application(agent: Agent, token: str, registry: CollectorRegistry) -> web.Ap
             return _refuse(409, str(error))
         return web.json_response(agent.board.state.wire())
 
+    async def peer(request: web.Request) -> web.Response:
+        try:
+            agent.hear_peer(PeerState.model_validate_json(await request.read()))
+        except ValidationError as error:
+            return _refuse(400, *explain_errors(error))
+        except RefusedError as error:
+            return _refuse(409, str(error))
+        return web.json_response({})
+
     app = web.Application(middlewares=[_authorise(token)])
     app.add_routes(
         [
@@ -49,6 +58,7 @@ def application(agent: Agent, token: str, registry: CollectorRegistry) -> web.Ap
             web.get("/metrics", metrics),
             web.get("/state", state),
             web.put("/assignment", assignment),
+            web.put("/peer", peer),
         ]
     )
     return app

@@ -1,30 +1,37 @@
-"""An agent's life: idle, placed, ranks running, ended, and what a signal or a newer assignment changes of it."""
+"""An agent's life: idle, placed, ranks running, failed and waiting for its next place, ended.
+
+A failed attempt doesn't end its agent: how the ranks ended is shown, and fresh ones start under the next assignment. What
+ends it: a stage that is done, one that would fail again the same way, a stop, and a mistake of its own.
+"""
 
 import asyncio
 import os
 import socket
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from trainyard_api.exit_codes import ExitCode
-from trainyard_api.protocol import Assignment, Report, Termination
+from trainyard_api.protocol import AgentState, Assignment, PeerState, Report, Termination
 
+from .attempt import Attempt, now
 from .board import Board
-from .ending import Ending, decide_termination
-from .environment import Environment
+from .environment import Environment, hold_port_again
 from .events import ProgressLog, log, log_reports
 from .rank_process import RankProcess, rank_variables
 
-FAILED_GROUP_SECONDS = 10
-"""How long ranks may take to leave after one failed: they have nothing left to save, and may hang on the dead one."""
+FAILED_GROUP_SECONDS = 1
+"""How long ranks may take to leave after one failed. They have nothing left to save, and may hang on the dead one; those
+that notice its end by themselves say so within milliseconds.
+"""
+FINAL = (ExitCode.DONE, ExitCode.PERMANENT)
+"""Ends that no further attempt changes."""
 
 
 class RefusedError(Exception):
-    """An assignment that the agent doesn't take; str(e) says why."""
+    """What an agent doesn't take; str(e) says why."""
 
 
 class Agent:
-    """Runs the ranks of one worker, one attempt after the other, until one attempt ends by itself."""
+    """Runs the ranks of one worker, one attempt after the other."""
 
     def __init__(self, environment: Environment, board: Board, held_port: socket.socket | None = None) -> None:
         self.board = board
@@ -34,12 +41,16 @@ class Agent:
         self._environment = environment
         self._held_port = held_port
         self._assignment: Assignment | None = None
-        self._attempt = 0
-        """The attempt that the ranks belong to; an older one than the assignment's while they are being ended."""
-        self._ranks: list[RankProcess] = []
-        self._endings: list[Ending] = []
+        self._attempt: Attempt | None = None
+        """The one that the ranks belong to; older than the assignment's while they are being ended."""
         self._stop_requested = False
+        self._peers: dict[int, PeerState] = {}
         self._progress_log = ProgressLog(asyncio.get_running_loop().time)
+
+    @property
+    def assignment(self) -> Assignment | None:
+        """The place that this agent has, whether its ranks run or not."""
+        return self._assignment
 
     def assign(self, assignment: Assignment) -> None:
         """Take a place in a group: start its ranks, after ending those of an older attempt."""
@@ -56,11 +67,20 @@ class Agent:
         log("assigned", attempt=assignment.attempt, worker=assignment.worker, world_size=assignment.world_size)
         self._assignment = assignment
         self.metrics = {}
-        self.board.begin(assignment.attempt, stopping=self._running)
-        if self._running:
-            self._end_ranks(within=FAILED_GROUP_SECONDS)
+        self._progress_log.begin()
+        self.board.begin(assignment.attempt, self._peers_of(assignment.attempt), stopping=self._running)
+        if self._attempt and self._running:
+            self._attempt.kill()  # whatever they still save is fenced
         else:
             self._start()
+
+    def hear_peer(self, peer: PeerState) -> None:
+        """Take note of what another agent of the group says of itself, also if it got its assignment before us."""
+        if peer.attempt < self.board.state.attempt:
+            raise RefusedError(f"attempt {peer.attempt} is over; the current attempt is {self.board.state.attempt}")
+        self._peers[peer.worker] = peer
+        if peer.attempt == self.board.state.attempt:
+            self.board.publish(peers=self._peers_of(peer.attempt))
 
     def stop(self) -> None:
         """Have the ranks save and leave, and end with 20."""
@@ -68,16 +88,16 @@ class Agent:
             return
         log("stopping")
         self._stop_requested = True
-        if self._running:
+        if self._attempt and self._running:
             self.board.publish(phase="stopping")
-            self._end_ranks(within=self._environment.save_seconds)
+            self._attempt.end(within=self._environment.save_seconds)
         else:
             self._terminate(Termination(exit_code=ExitCode.STOPPED, cause="Stopped", time=now()))
 
     def fail(self, error: BaseException) -> None:
         """End everything after a mistake of our own: an agent that has lost track of its ranks must not linger."""
-        for rank in self._ranks:
-            rank.kill()
+        if self._attempt:
+            self._attempt.kill()
         if not self.terminated.done():
             message = f"agent: {type(error).__name__}: {error}"
             self._terminate(Termination(exit_code=1, cause="Crashed", message=message, time=now()))
@@ -86,27 +106,27 @@ class Agent:
         """Take note of all children that have ended; as process 1, that includes orphans which are none of ours."""
         while (child := _ended_child()) is not None:
             pid, exit_code = child
-            for rank in self._ranks:
+            for rank in self._attempt.ranks if self._attempt else ():
                 if rank.pid == pid:
                     self._rank_ended(rank, exit_code)
 
     @property
     def _running(self) -> bool:
-        return any(rank.exit_code is None for rank in self._ranks)
+        return self._attempt is not None and self._attempt.running
 
     def _start(self) -> None:
         assert self._assignment
         if self._held_port:
             self._held_port.close()
-        self._attempt = self._assignment.attempt
-        self._endings = []
-        self._ranks = [
-            RankProcess(int(variables["RANK"]), variables, self._listener(self._attempt))
-            for variables in (
-                rank_variables(os.environ, self._assignment, local, on_loopback=self._environment.on_loopback)
-                for local in range(self._assignment.ranks_per_worker)
-            )
-        ]
+            self._held_port = None
+        hear = self._listener(self._assignment.attempt)
+        places = (
+            rank_variables(os.environ, self._assignment, local, on_loopback=self._environment.on_loopback)
+            for local in range(self._assignment.ranks_per_worker)
+        )
+        self._attempt = Attempt(
+            self._assignment.attempt, (RankProcess(int(place["RANK"]), place, hear) for place in places)
+        )
         self._publish_ranks(phase="running")
 
     def _listener(self, attempt: int) -> Callable[[Report], None]:
@@ -118,7 +138,7 @@ class Agent:
             self.metrics |= report.metrics or {}
             said = {
                 name: value
-                for name in ("resumed_step", "restored_from", "checkpoint", "artifact")
+                for name in ("resumed_step", "checkpoint", "artifact", "restored_from")
                 if (value := getattr(report, name)) is not None
             }
             if report.progress:
@@ -134,45 +154,54 @@ class Agent:
         return hear
 
     def _rank_ended(self, rank: RankProcess, exit_code: int) -> None:
-        rank.ended(exit_code)
-        log("rank_ended", attempt=self._attempt, rank=rank.rank, exit_code=exit_code)
-        self._endings.append(
-            Ending(
-                rank=rank.rank,
-                exit_code=exit_code,
-                time=now(),
-                failure=rank.failure,
-                last_lines=list(rank.last_lines),
-                asked_to_stop=rank.asked_to_stop,
-                killed=rank.killed,
-            )
-        )
+        assert self._attempt
         assert self._assignment
-        superseded = self._attempt != self._assignment.attempt
+        attempt = self._attempt
+        attempt.ended(rank, exit_code)
+        log("rank_ended", attempt=attempt.number, rank=rank.rank, exit_code=exit_code)
+        superseded = attempt.number != self._assignment.attempt
         if not superseded:
             self._publish_ranks()
-        if self._running:
+        if attempt.running:
             if exit_code != ExitCode.DONE:
                 stopped = exit_code == ExitCode.STOPPED
-                self._end_ranks(within=self._environment.save_seconds if stopped else FAILED_GROUP_SECONDS)
+                attempt.end(within=self._environment.save_seconds if stopped else FAILED_GROUP_SECONDS)
         elif superseded and not self._stop_requested:
             self._start()
         else:
-            self._terminate(decide_termination(self._endings, stop_requested=self._stop_requested))
+            self._attempt_ended(attempt.termination(stop_requested=self._stop_requested))
 
-    def _end_ranks(self, within: float) -> None:
-        loop = asyncio.get_running_loop()
-        for rank in self._ranks:
-            rank.stop()
-            loop.call_later(within, rank.kill)
+    def _attempt_ended(self, why: Termination) -> None:
+        assert self._assignment
+        # An operator that gives no addresses learns of a failure from the end of a pod.
+        if why.exit_code in FINAL or self._stop_requested or not self._assignment.addresses:
+            self._terminate(why)
+            return
+        port = self.board.state.master_port
+        if not self._environment.master_port:
+            port, self._held_port = hold_port_again(port)
+        why = self._in_full(why)
+        self.board.publish(phase="failed", termination=why, master_port=port)
+        log("attempt_failed", attempt=self._assignment.attempt, exit_code=why.exit_code, cause=why.cause)
 
     def _publish_ranks(self, **changes: str) -> None:
-        self.board.publish(ranks=[rank.state for rank in self._ranks], **changes)
+        assert self._attempt
+        self.board.publish(ranks=[rank.state for rank in self._attempt.ranks], **changes)
+
+    def _peers_of(self, attempt: int) -> list[PeerState]:
+        return [peer for _, peer in sorted(self._peers.items()) if peer.attempt == attempt]
 
     def _terminate(self, why: Termination) -> None:
-        state = self.board.state
+        why = self._in_full(why)
+        self.board.publish(phase="succeeded" if why.exit_code == ExitCode.DONE else "failed", termination=why)
+        log("ended", exit_code=why.exit_code, cause=why.cause, message=why.message)
+        self.terminated.set_result(why)
+
+    def _in_full(self, why: Termination) -> Termination:
+        """The termination with what the ranks had reported before."""
+        state: AgentState = self.board.state
         progress = self.board.latest_progress
-        why = why.model_copy(
+        return why.model_copy(
             update={
                 "step": why.step if why.step is not None else (progress.step if progress else None),
                 "progress": progress,
@@ -181,14 +210,6 @@ class Agent:
                 "artifact": state.artifact,
             }
         )
-        self.board.publish(phase="succeeded" if why.exit_code == ExitCode.DONE else "failed", termination=why)
-        log("ended", exit_code=why.exit_code, cause=why.cause, message=why.message)
-        self.terminated.set_result(why)
-
-
-def now() -> str:
-    """The time in UTC, to the microsecond, as the operator reads it."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _ended_child() -> tuple[int, int] | None:

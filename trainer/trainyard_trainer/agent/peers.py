@@ -1,0 +1,60 @@
+"""An agent tells agent 0 how its part of the attempt goes, so that the operator, which asks agent 0 alone, sees all.
+
+Said on each change of phase, and again until agent 0 has taken it or the attempt is over: agent 0 may not have its
+assignment yet, or its pod may be made anew while the others wait.
+"""
+
+import aiohttp
+from trainyard_api.names import AGENT_PORT
+from trainyard_api.protocol import PeerState
+
+from .events import log
+from .supervisor import Agent
+
+CALL_SECONDS = 2.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
+"""Before it is said again."""
+
+
+async def tell_first(agent: Agent, token: str) -> None:
+    """Tell agent 0 of every change, until this agent's end has been told as well."""
+    headers = {"Authorization": f"Bearer {token}"}
+    told: PeerState | None = None
+    pause = FIRST_PAUSE_SECONDS
+    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(CALL_SECONDS)) as session:
+        while True:
+            ending, version = agent.terminated.done(), agent.board.state.version
+            if (news := _news(agent)) and news != told:
+                if await _put(session, f"http://{_first_address(agent)}:{AGENT_PORT}/peer", news):
+                    told, pause = news, FIRST_PAUSE_SECONDS
+                else:
+                    await agent.board.after(version, pause)
+                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            elif ending:
+                return
+            else:
+                await agent.board.after(version, None)
+
+
+def _news(agent: Agent) -> PeerState | None:
+    """What there is to tell; nothing before an assignment, where agent 0 is ourselves, or where it has no address."""
+    place, state = agent.assignment, agent.board.state
+    if place is None or place.worker == 0 or not place.addresses:
+        return None
+    return PeerState(worker=place.worker, attempt=state.attempt, phase=state.phase, termination=state.termination)
+
+
+def _first_address(agent: Agent) -> str:
+    assert agent.assignment
+    return agent.assignment.addresses[0]
+
+
+async def _put(session: aiohttp.ClientSession, url: str, news: PeerState) -> bool:
+    """Whether it need not be said again: agent 0 took it, or is at a newer attempt."""
+    try:
+        async with session.put(url, json=news.wire()) as answer:
+            if answer.status not in (200, 409):
+                log("peer_refused", url=url, status=answer.status, answer=(await answer.text())[:200])
+            return answer.status in (200, 409)
+    except (aiohttp.ClientError, TimeoutError):
+        return False
