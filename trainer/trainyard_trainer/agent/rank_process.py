@@ -6,6 +6,7 @@ they are emptied once and closed: a forgotten grandchild that still holds the ot
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -60,13 +61,13 @@ class RankProcess:
         """Ask it to save and leave."""
         if self.exit_code is None:
             self.asked_to_stop = True
-            self._process.terminate()
+            os.kill(self.pid, signal.SIGTERM)  # Popen's own way would reap it behind the agent's back
 
     def kill(self) -> None:
         """End it, now."""
         if self.exit_code is None:
             self.killed = True
-            self._process.kill()
+            os.kill(self.pid, signal.SIGKILL)
 
     def ended(self, exit_code: int) -> None:
         """Take note that the process was reaped, and hear its last words."""
