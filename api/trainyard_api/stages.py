@@ -109,6 +109,17 @@ class ModelSettings(Model):
     rules: ClassVar = _owned("config", MODEL_OWNED, "it follows from the tokenizer and from model.type")
 
 
+class ParameterGroup(Model):
+    """Parameters that are trained otherwise than the rest."""
+
+    parameters: Annotated[str, StringConstraints(min_length=1, max_length=253)]
+    """Their names, as a pattern with `*`, `?` and `[…]`: `*embed_tokens*`. Of several groups the first that matches counts."""
+    learning_rate_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Times the learning rate of the schedule."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] | None = None
+    """Instead of the decay that they would have."""
+
+
 class OptimizerSettings(Model):
     """AdamW (Loshchilov & Hutter 2019, algorithm 2), without decay on norms, biases and embeddings."""
 
@@ -124,6 +135,8 @@ class OptimizerSettings(Model):
     """Decoupled from the gradient, times the learning rate."""
     clip_norm: Annotated[float, Field(ge=0, le=1_000_000)] = 1.0
     """Global gradient norm above which gradients are scaled down; 0 switches clipping off."""
+    groups: Annotated[list[ParameterGroup], Field(max_length=64)] = []
+    """Parameters with a learning rate or decay of their own."""
 
 
 class ScheduleSettings(Model):

@@ -64,6 +64,18 @@ DEEPSPEED_MISTAKES = {
         {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}},
         r"pretrain\.deepspeed\.zero_optimization\.offload_optimizer\.device: nvme",
     ),
+    "optimizer state offloaded that isn't partitioned": (
+        {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+        r"pretrain\.deepspeed\.zero_optimization\.offload_optimizer: .*stage 0; use stage 1 or 2 or 3",
+    ),
+    "parameters offloaded that aren't partitioned": (
+        {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}},
+        r"pretrain\.deepspeed\.zero_optimization\.offload_param: .*stage 2; use stage 3, or",
+    ),
+    "gradients dealt out round robin": (
+        {"zero_optimization": {"stage": 2, "round_robin_gradients": True}},
+        r"pretrain\.deepspeed\.zero_optimization\.round_robin_gradients: .*leave it out",
+    ),
     "ZeRO that is no object": ({"zero_optimization": 2}, r"pretrain\.deepspeed\.zero_optimization: must be an object"),
 }
 

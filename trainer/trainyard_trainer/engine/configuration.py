@@ -1,8 +1,9 @@
 """The DeepSpeed configuration of a stage: the user's own section, and the keys that the stage's fields decide.
 
 The optimizer is ours, torch's AdamW, whatever the ZeRO stage; the fused CPU kernels that DeepSpeed would compile on first
-use are never needed. Refused is what could not be resumed exactly: bf16 without fp32 masters, loss scaling, optimizer
-state on NVMe.
+use are never needed. Refused is what could not be resumed exactly (bf16 without fp32 masters, loss scaling, optimizer
+state on NVMe, round-robin gradients, with which DeepSpeed 0.19.8 mixes up whose elements are whose), and what DeepSpeed
+would ignore without a word.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ from trainyard_api.stages import PretrainStage
 from ..errors import PermanentError
 
 _NO_PRINTS = 1_000_000_000
+_ZERO = "pretrain.deepspeed.zero_optimization"
 
 
 def deepspeed_configuration(stage: PretrainStage, accumulation: int) -> dict[str, Any]:
@@ -19,22 +21,22 @@ def deepspeed_configuration(stage: PretrainStage, accumulation: int) -> dict[str
     given = stage.deepspeed
     zero = given.get("zero_optimization", {})
     if not isinstance(zero, dict):
-        raise PermanentError("pretrain.deepspeed.zero_optimization: must be an object such as {stage: 2}")
+        raise PermanentError(f"{_ZERO}: must be an object such as {{stage: 2}}")
     if zero.get("stage", 0) == 0 and _enabled(given, "bf16"):
         raise PermanentError(
-            "pretrain.deepspeed.zero_optimization.stage: 0 with bf16 keeps no fp32 master weights, small updates are lost; "
-            "use stage 1, 2 or 3"
+            f"{_ZERO}.stage: 0 with bf16 keeps no fp32 master weights, small updates are lost; use stage 1, 2 or 3"
         )
     if _enabled(given, "fp16"):
         raise PermanentError(
             "pretrain.deepspeed.fp16: loss scaling skips steps, which the schedule doesn't follow; use bf16, or leave "
             "both out for fp32"
         )
-    for offload in ("offload_optimizer", "offload_param"):
-        if (zero.get(offload) or {}).get("device") == "nvme":
-            raise PermanentError(
-                f"pretrain.deepspeed.zero_optimization.{offload}.device: nvme is not supported; use cpu"
-            )
+    _refuse_offload(zero)
+    if zero.get("round_robin_gradients") and zero.get("stage", 0) in (1, 2):
+        raise PermanentError(
+            f"{_ZERO}.round_robin_gradients: DeepSpeed does not tell which elements a rank then holds, so nothing could "
+            "be saved; leave it out"
+        )
     return {
         "steps_per_print": _NO_PRINTS,
         "zero_force_ds_cpu_optimizer": False,
@@ -44,6 +46,19 @@ def deepspeed_configuration(stage: PretrainStage, accumulation: int) -> dict[str
         # Without ZeRO the engine clips by itself, for DeepSpeed would not tell the norm.
         "gradient_clipping": stage.optimizer.clip_norm if zero.get("stage", 0) else 0.0,
     }
+
+
+def _refuse_offload(zero: dict[str, Any]) -> None:
+    stage = zero.get("stage", 0)
+    for field, stages in (("offload_optimizer", (1, 2, 3)), ("offload_param", (3,))):
+        device = (zero.get(field) or {}).get("device", "none")
+        if device == "nvme":
+            raise PermanentError(f"{_ZERO}.{field}.device: nvme is not supported; use cpu")
+        if device != "none" and stage not in stages:
+            raise PermanentError(
+                f"{_ZERO}.{field}: DeepSpeed ignores it with stage {stage}; use stage {' or '.join(map(str, stages))}, or "
+                "leave it out"
+            )
 
 
 def _enabled(given: dict[str, Any], section: str) -> bool:

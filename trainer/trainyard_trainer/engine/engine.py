@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
-from trainyard_api.stages import OptimizerSettings, PretrainStage
+from trainyard_api.stages import PretrainStage
 
 from ..errors import PermanentError
 from .configuration import deepspeed_configuration
+from .optimizer import adamw, set_learning_rate
 from .state import Fragment, fragments, set_steps
 
 
@@ -32,7 +33,7 @@ class Engine:
         self.accumulation = accumulation
         self._clip_norm = stage.optimizer.clip_norm
         self.parameter_shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-        self._adamw = _adamw(model.to(device), stage.optimizer)
+        self._adamw = adamw(model.to(device), stage.optimizer)
         self._deepspeed = _initialize(model, self._adamw, configuration)
         self.zero_stage: int = self._deepspeed.zero_optimization_stage()
 
@@ -45,8 +46,7 @@ class Engine:
         Returns the summed loss of its micro-batches, in nats per token each, and the global gradient norm before clipping.
         """
         self._deepspeed.train()
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self._adamw, learning_rate)
         losses = torch.zeros((), dtype=torch.float64)
         norm = math.nan
         for number, tokens_BT in enumerate(micro_batches, start=1):
@@ -90,22 +90,7 @@ class Engine:
         return cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction=reduction)
 
 
-def _adamw(model: nn.Module, settings: OptimizerSettings) -> AdamW:
-    """AdamW with decay on matrices of linear layers alone: not on norms, biases, embeddings."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        (kept if parameter.ndim < 2 or id(parameter) in embeddings else decayed).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-    )
-
-
-def _initialize(model: nn.Module, adamw: AdamW, configuration: dict[str, Any]) -> Any:
+def _initialize(model: nn.Module, optimizer: AdamW, configuration: dict[str, Any]) -> Any:
     """DeepSpeed's engine, without its start-up prints and without the compiler that its start-up would call."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -118,7 +103,9 @@ def _initialize(model: nn.Module, adamw: AdamW, configuration: dict[str, Any]) -
     # and no C++ compiler belongs into an image. This table is where it asks whether it may.
     deepspeed.ops.__compatible_ops__ = {}
     try:
-        engine, *_ = deepspeed.initialize(model=model, optimizer=adamw, config=configuration, dist_init_required=False)
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=configuration, dist_init_required=False
+        )
     except (RuntimeError, OSError):
         raise
     except Exception as error:

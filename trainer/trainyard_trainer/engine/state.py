@@ -5,8 +5,13 @@ into the fp32 master, the first and the second moment. ZeRO 0 has one fragment a
 cut a flat buffer of all parameters; 3 cuts each parameter. What is written by one layout is read by any other: a reader
 asks for ranges of elements. The moments are made here before DeepSpeed's first step would, so nothing is ever
 "thrown away to create state".
+
+A frozen parameter has a master and no moments. Its master is the weight as the forward pass has it, so with bf16 rounded
+to that, once, when training began. ZeRO 1 and 2 leave it whole on every rank; here each rank answers for an equal part,
+so that saving it costs no rank more than another. Tied weights are one parameter, under the first of its names.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +25,7 @@ MASTER, MOMENTS = "master", ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Fragment:
-    """This rank's part of one parameter: flat fp32 views, equally long, by kind of state."""
+    """This rank's part of one parameter: flat views, equally long, by kind of state. A frozen one has a master alone."""
 
     name: str
     start: int
@@ -33,26 +38,41 @@ class Fragment:
 
 def fragments(module: nn.Module, optimizer: Any, adamw: AdamW) -> Iterator[Fragment]:
     """The fragments that this rank holds. `optimizer` is DeepSpeed's around `adamw`, or `adamw` itself without ZeRO."""
-    parameter: Any  # with what DeepSpeed hangs on it
     for name, parameter in module.named_parameters():
-        if hasattr(parameter, "ds_tensor"):
+        flat, offset, start, length = _held(parameter, optimizer, adamw)
+        if length > 0:
+            state = {MASTER: flat.data} | (_moments(adamw, flat) if parameter.requires_grad else {})
+            yield Fragment(name, start, {kind: each.view(-1)[offset : offset + length] for kind, each in state.items()})
+
+
+def _held(parameter: Any, optimizer: Any, adamw: AdamW) -> tuple[Tensor, int, int, int]:
+    """This rank's part of a parameter, which DeepSpeed has hung its own things on: the tensor that it lies in, where in
+    it, from which element on, and how many (0 or less: nothing)."""
+    if hasattr(parameter, "ds_tensor"):
+        if parameter.requires_grad:
             group, offset, length = optimizer.grad_position[optimizer.get_param_id(parameter)]
             flat = optimizer.fp32_partitioned_groups_flat[group]
-            start = length * torch.distributed.get_rank()
-            length = min(length, parameter.ds_numel - start)  # the last ranks hold padding, or nothing else
-        elif hasattr(parameter, "_hp_mapping"):
-            if parameter._hp_mapping is None:
-                continue
-            mapping = parameter._hp_mapping
-            [flat] = adamw.param_groups[mapping.param_group_index]["params"]
-            offset, length = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
-            start = mapping.lp_fragment_address.start
         else:
-            flat, offset, start, length = parameter, 0, 0, parameter.numel()
-        if length > 0:
-            moments = _moments(adamw, flat)
-            views = {MASTER: flat.data, **{kind: moments[kind] for kind in MOMENTS}}
-            yield Fragment(name, start, {kind: view.view(-1)[offset : offset + length] for kind, view in views.items()})
+            flat, offset, length = parameter.ds_tensor, 0, parameter.ds_tensor.ds_numel
+        start = length * torch.distributed.get_rank()
+        return (
+            flat,
+            offset,
+            start,
+            min(length, parameter.ds_numel - start),
+        )  # the last ranks hold padding, or nothing else
+    if hasattr(parameter, "_hp_mapping"):
+        if parameter._hp_mapping is None:
+            return parameter, 0, 0, 0
+        mapping = parameter._hp_mapping
+        [flat] = adamw.param_groups[mapping.param_group_index]["params"]
+        address = mapping.hp_fragment_address
+        return flat, address.start, mapping.lp_fragment_address.start, address.numel
+    if optimizer is adamw:
+        return parameter, 0, 0, parameter.numel()
+    share = math.ceil(parameter.numel() / torch.distributed.get_world_size())
+    start = share * torch.distributed.get_rank()
+    return parameter, start, start, min(share, parameter.numel() - start)
 
 
 def set_steps(adamw: AdamW, steps: int) -> None:
@@ -62,10 +82,10 @@ def set_steps(adamw: AdamW, steps: int) -> None:
 
 
 def _moments(adamw: AdamW, flat: Tensor) -> dict[str, Tensor]:
-    """AdamW's state of a tensor; before the first step, the zeros that it would begin with."""
+    """AdamW's moments of a tensor; before the first step, the zeros that it would begin with."""
     state: dict[str, Tensor] = adamw.state[flat]
     if not state:
         state["step"] = torch.tensor(0.0)
         for kind in MOMENTS:
             state[kind] = torch.zeros_like(flat, memory_format=torch.preserve_format)
-    return state
+    return {kind: state[kind] for kind in MOMENTS}
