@@ -1,0 +1,180 @@
+"""Runs all trainings of `layouts` and leaves, for each step, loss and whole state: `argv[1]/<training>/<step>.safetensors`.
+
+Modules are imported once and the ranks are forked from here, for starting as many processes costs longer than all that
+they do. A model's parameters have, some of them, fewer elements than there are ranks, and most a number of them that no
+world size divides.
+"""
+
+import gc
+import math
+import os
+import shutil
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+import deepspeed.runtime.zero.muon.original_muon  # noqa: F401 - the first engine would, and all of torch.compile
+import peft
+import torch
+from layouts import BEGUN_FROM, ROUNDS, Training
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from training import TINY, a_job
+from trainyard_api.checkpoint import Cursor
+from trainyard_api.stages import CheckpointSettings, PretrainStage
+from trainyard_trainer.checkpoint.restore import load_state, load_weights
+from trainyard_trainer.checkpoint.saving import Saving
+from trainyard_trainer.checkpoint.store import Checkpoints
+from trainyard_trainer.engine import processes
+from trainyard_trainer.engine.engine import Engine
+from trainyard_trainer.engine.randomness import seed_streams
+from trainyard_trainer.group import Group
+from transformers.modeling_outputs import CausalLMOutput
+
+GLOBAL_BATCH, SEQUENCE_LENGTH, VOCABULARY = 12, 8, 11
+CURSOR = Cursor(seed=7, global_batch=GLOBAL_BATCH, sequence_length=SEQUENCE_LENGTH, data_digest="d")
+GROUPS = [
+    {"parameters": "embedding.*", "learningRateScale": 0.5, "weightDecay": 0.2},
+    {"parameters": "*.bias", "learningRateScale": 2.0},
+]
+LINEAR = torch.nn.functional.linear
+
+
+class Model(nn.Module):
+    """The smallest that has all kinds of parameters, with the interface of transformers'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, 5)
+        self.up = nn.Linear(5, 7)
+        self.gain = nn.Parameter(torch.ones(1))
+        self.down = nn.Linear(7, 5, bias=False)
+        self.norm = nn.LayerNorm(5)
+        self.head = nn.Linear(5, VOCABULARY, bias=False)
+
+    def forward(self, input_ids: Tensor, use_cache: bool) -> CausalLMOutput:
+        x_BTC = self.embedding(input_ids)
+        x_BTC = x_BTC + self.gain * self.down(torch.relu(self.up(x_BTC)))
+        return CausalLMOutput(logits=self.head(self.norm(x_BTC)))
+
+
+def build(kind: str) -> nn.Module:
+    torch.manual_seed(7)
+    model = Model()
+    if kind == "frozen":
+        for each in (model.embedding.weight, model.up.bias, model.gain):
+            each.requires_grad_(False)
+    if kind == "tied":
+        model.head.weight = model.embedding.weight
+    if kind == "LoRA":
+        return peft.get_peft_model(model, peft.LoraConfig(r=3, lora_alpha=6, target_modules=["up", "down"]))
+    return model
+
+
+def share(step: int, group: Group) -> Tensor:
+    """This rank's part of a global batch."""
+    draw = torch.Generator().manual_seed(step)
+    tokens_BT = torch.randint(VOCABULARY, (GLOBAL_BATCH, SEQUENCE_LENGTH + 1), generator=draw)
+    return tokens_BT.tensor_split(group.world_size)[group.rank]
+
+
+def train(training: Training, root: Path, group: Group, device: torch.device) -> None:
+    torch.nn.functional.linear = LINEAR  # an engine with ZeRO 3 replaces it, for good
+    folder = group.output
+    if group.rank == 0:
+        folder.mkdir()
+        if training.begin:
+            shutil.copytree(root / str(training.begin) / "checkpoints", folder / "checkpoints")
+    torch.distributed.barrier()
+    settings = TINY | {
+        "deepspeed": training.layout.deepspeed,
+        "globalBatch": GLOBAL_BATCH,
+        "microBatch": GLOBAL_BATCH // group.world_size,
+        "optimizer": {"learningRate": 1e-3, "groups": GROUPS if training.layout.model == "groups" else []},
+    }
+    stage = PretrainStage.model_validate(settings)
+    model, newest, start = build(training.layout.model), Checkpoints(group).newest(), 0
+    if newest:
+        load_weights(model, *newest)
+        engine, start = Engine(model, stage, 1, device), newest[0].step
+        load_state(engine, *newest, group)
+        leave(engine, folder / f"{start}.safetensors", math.nan)
+    else:
+        engine = Engine(model, stage, 1, device)
+        seed_streams(7, 0, group.rank)
+    for step in range(start + 1, training.last + 1):
+        mine, _ = engine.train_step([share(step, group)], 1e-3 * step, lambda: None)
+        leave(engine, folder / f"{step}.safetensors", processes.add_up(mine)[0] / group.world_size)
+        if training in BEGUN_FROM and step == training.saved:
+            with Saving(group, CheckpointSettings(), engine, CURSOR, lambda *_: None) as saving:
+                saving.after_step(step, 0, 0, 0, must=True)
+
+
+def leave(engine: Engine, file: Path, loss: float) -> None:
+    """Write the whole state, after a look whether the ranks' fragments together are each parameter once."""
+    mine = [
+        (each.name, each.start, {kind: values.float() for kind, values in each.state.items()})
+        for each in engine.fragments()
+    ]
+    by_rank = processes.gather(mine)
+    if torch.distributed.get_rank():
+        return
+    state: dict[str, Tensor] = {"loss": torch.tensor(loss, dtype=torch.float64)}
+    for name, shape in engine.parameter_shapes.items():
+        parts = sorted(
+            (start, kinds)
+            for rank in by_rank[: 1 if engine.replicated else None]
+            for of, start, kinds in rank
+            if of == name
+        )
+        for kind in parts[0][1]:
+            ends = [start + len(kinds[kind]) for start, kinds in parts]
+            assert [start for start, _ in parts] == [0, *ends[:-1]], (name, kind, parts)
+            assert ends[-1] == math.prod(shape), (name, kind, ends)
+            state[f"{kind}/{name}"] = torch.cat([kinds[kind] for _, kinds in parts])
+    save_file(state, file)
+
+
+def rank(number: int, world: int, trainings: list[Training], root: Path) -> None:
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number)}
+    job = a_job("pretrain", root / "any", TINY, {})
+    device = processes.join(Group(job, 1, number, world, number, root, {}))
+    for training in trainings:
+        output = root / str(training)
+        train(training, root, Group(job, training.round + 1, number, world, number, output, {}), device)
+    processes.leave()
+
+
+def fork(world: int, trainings: list[Training], root: Path) -> list[int]:
+    """Exit codes of the ranks."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ |= {
+            "MASTER_PORT": str(probe.getsockname()[1]),
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+        }
+    started = []
+    for number in range(world):
+        process = os.fork()
+        if not process:
+            code = 1
+            try:
+                rank(number, world, trainings, root)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        started.append(process)
+    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
+
+
+if __name__ == "__main__":
+    gc.freeze()  # what is here already never goes, and DeepSpeed collects garbage with each engine
+    for trainings in ROUNDS:
+        for world in sorted({each.layout.world for each in trainings}):
+            codes = fork(world, [each for each in trainings if each.layout.world == world], Path(sys.argv[1]))
+            if any(codes):
+                sys.exit(f"world {world}: {codes}")
