@@ -32,12 +32,15 @@ class Order:
 
         A rank's share of a global batch is a slice of positions, so the batch is the same for any world size.
         """
-        positions = np.arange(first, first + count, dtype=np.uint64)
-        epochs, samples = np.divmod(positions, np.uint64(self.num_samples))
+        return self.at(np.arange(first, first + count))
+
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The samples at any positions, in the same shape (N,)."""
+        epochs, samples = np.divmod(positions.astype(np.uint64), np.uint64(self.num_samples))
         keys = _mix((epochs + np.uint64(1)) * np.uint64(_GOLDEN) ^ _mix(np.full(1, self.seed & _MASK64, np.uint64)))
         half_bits = max(1, ((self.num_samples - 1).bit_length() + 1) // 2)
 
-        outside = np.ones(count, dtype=bool)
+        outside = np.ones(len(samples), dtype=bool)
         while outside.any():
             samples[outside] = _permute(samples[outside], keys[outside], half_bits)
             outside = samples >= self.num_samples
