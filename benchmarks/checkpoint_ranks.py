@@ -51,7 +51,7 @@ class Training:
         self.steps = 0
         self.committed: list[CheckpointStatus] = []
         self.checkpoints = Checkpoints(group)
-        cursor = Cursor(seed=0, global_batch=2, sequence_length=SEQUENCE_LENGTH, data_digest="")
+        cursor = Cursor(seed=0, global_batch=2, sequence_length=SEQUENCE_LENGTH, parts=[])
         settings = CheckpointSettings(every_seconds=EVERY_SECONDS)
         self.saving = Saving(group, settings, self.engine, cursor, self._tell)
 

@@ -2,12 +2,12 @@
 
 import torch
 from training import TINY, TINY_LLAMA
-from trainyard_api.checkpoint import Cursor
+from trainyard_api.checkpoint import Cursor, CursorPart
 from trainyard_api.stages import ModelSettings, PretrainStage
 from trainyard_trainer.engine.engine import Engine
 from trainyard_trainer.models.build import build_model, model_config
 
-CURSOR = Cursor(seed=7, global_batch=8, sequence_length=16, data_digest="d")
+CURSOR = Cursor(seed=7, global_batch=8, sequence_length=16, parts=[CursorPart(digest="d", weight=1)])
 
 
 def an_engine(device: torch.device, seed: int = 7, **deepspeed: object) -> Engine:

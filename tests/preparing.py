@@ -25,7 +25,7 @@ def a_prepare_job(storage: Path, settings: dict[str, Any], run_uid: str = "u") -
         seed=0,
         storage_uri=f"file://{storage}",
         output_uri=f"file://{storage}/out",
-        inputs={},
+        inputs={field: f"file://{storage}/{name}" for field, name in _inputs(settings).items()},
     )
 
 
@@ -36,8 +36,14 @@ def run_prepare(
     output = storage / out
     output.mkdir(exist_ok=True)
     job = a_prepare_job(storage, {"sources": sources, **settings}, run_uid)
-    prepare(Group(job, attempt=attempt, rank=0, world_size=1, local_rank=0, output=output, inputs={}))
+    inputs = {field: storage / name for field, name in _inputs(settings).items()}
+    prepare(Group(job, attempt=attempt, rank=0, world_size=1, local_rank=0, output=output, inputs=inputs))
     return read_artifact(output, "prepare")
+
+
+def _inputs(settings: dict[str, Any]) -> dict[str, str]:
+    shared = settings.get("tokenizer", {}).get("stage")
+    return {"tokenizer.stage": shared} if shared else {}
 
 
 def texts(output: Path, split: str) -> list[str]:

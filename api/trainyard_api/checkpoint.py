@@ -37,14 +37,22 @@ class Shard(_Part):
     sha256: str
 
 
+class CursorPart(_Part):
+    """A prepared corpus and its share of the sequences."""
+
+    digest: str
+    """Of its artifact.json."""
+    weight: int
+
+
 class Cursor(_Part):
     """What defines the order of data. `Manifest.step` global batches of it are done: that is the whole data cursor."""
 
     seed: int
     global_batch: int
     sequence_length: int
-    data_digest: str
-    """Of the artifact.json of the data."""
+    parts: list[CursorPart]
+    """What is trained on: one corpus, or those of the mixture, in order."""
 
 
 class Manifest(_Part):

@@ -5,58 +5,97 @@ count as boundless, so positions come from a literal list and texts from `format
 """
 
 import json
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from .model import Mistake, Rule
+from .model import Mistake, Model, Rule
 from .stages import StageKind
 
 if TYPE_CHECKING:
     from .run import Spec
 
 REFERENCES: tuple[tuple[StageKind, str, StageKind], ...] = (
+    ("prepare", "tokenizer.stage", "prepare"),
     ("pretrain", "data", "prepare"),
+    ("pretrain", "mixture[].data", "prepare"),
     ("evaluate", "model", "pretrain"),
     ("evaluate", "data", "prepare"),
     ("export", "model", "pretrain"),
 )
-"""Which field of which kind names an earlier stage of which kind."""
+"""Which field of which kind names an earlier stage of which kind; `[]` is every item of a list."""
 
 MAX_STAGES = 32
 _POSITIONS = f"[{', '.join(map(str, range(MAX_STAGES)))}]"
-"""Every index that `stages` may have: CEL's macros tell items, not indices."""
+"""Every index that `stages`, or a mixture in one, may have: CEL's macros tell items, not indices."""
+
+
+def references(kind: StageKind, settings: Model) -> dict[str, str]:
+    """Each field of a stage's settings that names a stage → the name, as `mixture[0].data` → `corpus`."""
+    return {
+        path: name for of, field, _ in REFERENCES if of == kind for path, name in _named(settings, field.split("."))
+    }
+
+
+def _named(settings: Model, field: list[str]) -> Iterator[tuple[str, str]]:
+    """(path, name) for each place that the field has in these settings; none where it isn't given."""
+    head, *rest = field
+    value = getattr(settings, head.removesuffix("[]"))
+    if value is None:
+        return
+    if not rest:
+        yield head, value
+        return
+    name = head.removesuffix("[]")
+    items = {f"{name}[{k}]": item for k, item in enumerate(value)} if head.endswith("[]") else {name: value}
+    for place, item in items.items():
+        for path, named in _named(item, rest):
+            yield f"{place}.{path}", named
 
 
 def reference_rules() -> tuple[Rule, ...]:
     """For each field that names a stage: it names one of the right kind, that comes earlier."""
+    return tuple(_reference_rule(*each) for each in REFERENCES)
 
-    def reference(kind: StageKind, field: str, wanted: StageKind) -> Rule:
-        def mistakes(spec: "Spec") -> list[Mistake]:
-            found = []
-            for i, stage in enumerate(spec.stages):
-                earlier = [s.name for s in spec.stages[:i] if s.kind == wanted]
-                if stage.kind == kind and stage.inputs[field] not in earlier:
-                    text = f"{stage.inputs[field]} is not an earlier {wanted} stage"
+
+def _reference_rule(kind: StageKind, field: str, wanted: StageKind) -> Rule:
+    def mistakes(spec: "Spec") -> list[Mistake]:
+        found = []
+        for i, stage in enumerate(spec.stages):
+            earlier = [s.name for s in spec.stages[:i] if s.kind == wanted]
+            for path, name in _named(stage.settings, field.split(".")) if stage.kind == kind else ():
+                if name not in earlier:
                     remedy = f"use one of {json.dumps(earlier)}" if earlier else f"put a {wanted} stage before it"
-                    found.append((f"stages[{i}].{kind}.{field}", f"{text}; {remedy}"))
-            return found
+                    text = f"{name} is not an earlier {wanted} stage; {remedy}"
+                    found.append((f"stages[{i}].{kind}.{path}", text))
+        return found
 
-        stage, named = "self.stages[i]", f"self.stages[i].{kind}.{field}"
-        earlier = f"{_POSITIONS}.filter(j, j < i && has(self.stages[j].{wanted})).map(j, self.stages[j].name)"
-        wrong = (
-            f"(i < self.stages.size() && has({stage}.{kind}) && !{_POSITIONS}.exists(j, "
-            f"j < i && has(self.stages[j].{wanted}) && self.stages[j].name == {named}))"
-        )
-        return Rule(
-            cel=f"!{_POSITIONS}.exists(i, {wrong})",
-            message=f"{kind}.{field} must name an earlier {wanted} stage",
-            mistakes=mistakes,
-            field="stages",
-            cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].{kind}.{field}: "
-            f"%s is not an earlier {wanted} stage; %s'.format([i, {named}, {earlier}.size() > 0 ? "
-            f"'use one of %s'.format([{earlier}]) : 'put a {wanted} stage before it']))[0]",
-        )
-
-    return tuple(reference(*each) for each in REFERENCES)
+    settings = f"self.stages[i].{kind}"
+    holder, _, item = field.partition("[].")
+    named = f"{settings}.{holder}[k].{item}" if item else f"{settings}.{field}"
+    sections = accumulate(field.split("."), "{}.{}".format)
+    given = " && ".join(f"has({settings}.{section})" for section in sections)
+    if item:
+        given = f"has({settings}.{holder}) && k < {settings}.{holder}.size()"
+    is_earlier = f"j < i && has(self.stages[j].{wanted})"
+    wrong = f"{given} && !{_POSITIONS}.exists(j, {is_earlier} && self.stages[j].name == {named})"
+    earlier = f"{_POSITIONS}.filter(j, {is_earlier}).map(j, self.stages[j].name)"
+    text = (
+        f"'stages[%d].{kind}.{field.replace('[]', '[%d]')}: %s is not an earlier {wanted} stage; %s'.format([i, "
+        f"{'k, ' if item else ''}{named}, {earlier}.size() > 0 ? 'use one of %s'.format([{earlier}]) : "
+        f"'put a {wanted} stage before it'])"
+    )
+    if item:
+        text = f"{_POSITIONS}.filter(k, {wrong}).map(k, {text})[0]"
+        wrong = f"{_POSITIONS}.exists(k, {wrong})"
+    wrong_stage = f"(i < self.stages.size() && has({settings}) && {wrong})"
+    return Rule(
+        cel=f"!{_POSITIONS}.exists(i, {wrong_stage})",
+        message=f"{kind}.{field} must name an earlier {wanted} stage",
+        mistakes=mistakes,
+        field="stages",
+        cel_message=f"{_POSITIONS}.filter(i, {wrong_stage}).map(i, {text})[0]",
+    )
 
 
 def _indivisible(spec: "Spec") -> list[Mistake]:

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 from .model import Model, rule, transition
 from .names import MAX_RUN_AND_STAGE
 from .quantity import Quantity, whole
-from .rules import MAX_STAGES, REFERENCES, indivisible_rule, reference_rules
+from .rules import MAX_STAGES, indivisible_rule, reference_rules, references
 from .stages import (
     KINDS,
     SINGLE_PROCESS_KINDS,
@@ -124,7 +124,7 @@ class Stage(Model):
     @property
     def inputs(self) -> dict[str, str]:
         """Field → name of the earlier stage whose artifact this stage reads there."""
-        return {field: getattr(self.settings, field) for kind, field, _ in REFERENCES if kind == self.kind}
+        return references(self.kind, self.settings)
 
 
 class Spec(Model):

@@ -79,11 +79,29 @@ class Source(Model):
     )
 
 
-class TokenizerSettings(Model):
-    """A byte-level BPE tokenizer, trained on the training split."""
+DEFAULT_VOCAB_SIZE = 4096
 
-    vocab_size: Annotated[int, Field(ge=258, le=1_000_000)] = 4096
-    """Entries, the 256 bytes and the end-of-text token included."""
+
+class TokenizerSettings(Model):
+    """A byte-level BPE tokenizer: trained on the training split, or another stage's."""
+
+    vocab_size: Annotated[int, Field(ge=258, le=1_000_000)] | None = None
+    """Entries of the one that is trained, the 256 bytes and the end-of-text token included; 4096 if not given."""
+    stage: StageName | None = None
+    """The prepare stage whose tokenizer to take, so that both can be parts of one mixture."""
+
+    rules: ClassVar = (
+        rule(
+            "!has(self.vocabSize) || !has(self.stage)",
+            lambda it: it.vocab_size is None or it.stage is None,
+            "give vocabSize to train a tokenizer or stage to take the one of another stage, not both",
+        ),
+    )
+
+    @property
+    def trained_size(self) -> int:
+        """Entries of the tokenizer that is trained."""
+        return self.vocab_size or DEFAULT_VOCAB_SIZE
 
 
 class PrepareStage(Model):
@@ -154,7 +172,7 @@ class ValidationSettings(Model):
     every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
     """Steps from one measurement to the next."""
     sequences: Annotated[int, Field(ge=1, le=1_000_000)] = 64
-    """Held-out sequences to measure on, at most; always the same ones."""
+    """Held-out sequences to measure on, at most, of each part of a mixture; always the same ones."""
 
 
 DEFAULT_SAVE_STEPS = 100
@@ -212,11 +230,22 @@ class CheckpointSettings(Model):
         return self.every_steps or (None if self.every_seconds else DEFAULT_SAVE_STEPS)
 
 
-class PretrainStage(Model):
-    """Train a decoder from scratch on next-token prediction."""
+class MixturePart(Model):
+    """One of several corpora to train on."""
 
     data: StageName
     """The prepare stage whose tokens to train on."""
+    weight: Annotated[int, Field(ge=1, le=10_000)]
+    """Sequences of this part for every sum of all weights: 3 and 1 make three quarters and one quarter."""
+
+
+class PretrainStage(Model):
+    """Train a decoder from scratch on next-token prediction."""
+
+    data: StageName | None = None
+    """The prepare stage whose tokens to train on."""
+    mixture: Annotated[list[MixturePart], Field(min_length=1, max_length=32)] | None = None
+    """Instead of `data`: several prepare stages, with the same tokenizer, each with its share of the sequences."""
     model: ModelSettings
     steps: Annotated[int, Field(ge=1, le=100_000_000)]
     """Optimizer steps."""
@@ -233,7 +262,28 @@ class PretrainStage(Model):
     deepspeed: Settings = Field({}, json_schema_extra=_declared(DEEPSPEED_OWNED))
     """A DeepSpeed configuration: ZeRO stage, bf16, offload, … as DeepSpeed documents it."""
 
-    rules: ClassVar = _owned("deepspeed", DEEPSPEED_OWNED, "use globalBatch, microBatch, optimizer and schedule")
+    rules: ClassVar = (
+        rule(
+            "has(self.data) != has(self.mixture)",
+            lambda it: (it.data is None) != (it.mixture is None),
+            "give exactly one of data and mixture",
+        ),
+        rule(
+            "!has(self.mixture) || self.mixture.all(p, self.mixture.exists_one(q, q.data == p.data))",
+            lambda it: len({part.data for part in it.mixture or ()}) == len(it.mixture or ()),
+            "a prepare stage can be one part of a mixture only; add up the weights",
+            "mixture",
+        ),
+        *_owned("deepspeed", DEEPSPEED_OWNED, "use globalBatch, microBatch, optimizer and schedule"),
+    )
+
+    @property
+    def parts(self) -> dict[str, MixturePart]:
+        """Field → the part that it names, in order; `data` is a mixture of one part."""
+        if self.mixture is None:
+            assert self.data is not None
+            return {"data": MixturePart(data=self.data, weight=1)}
+        return {f"mixture[{number}].data": part for number, part in enumerate(self.mixture)}
 
 
 class SampleSettings(Model):

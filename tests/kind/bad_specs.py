@@ -36,6 +36,14 @@ LEFT_OUT = object()
 Changes = dict[str, Any]
 """Path of the field, as in `spec.stages.1.pretrain.steps` → its value."""
 
+
+def _mixed(**weights: int) -> dict[str, Any]:
+    """The good pretrain stage, on a mixture."""
+    parts = [{"data": name, "weight": weight} for name, weight in weights.items()]
+    settings = {name: value for name, value in GOOD["spec"]["stages"][1]["pretrain"].items() if name != "data"}
+    return settings | {"mixture": parts}
+
+
 BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "an unknown field": (
         {"spec.stages.1.pretrain.globalBach": 32},
@@ -125,6 +133,35 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "an evaluation before any training": (
         {"spec.stages": [GOOD["spec"]["stages"][0], GOOD["spec"]["stages"][2]]},
         ("stages[1].evaluate.model: base is not an earlier pretrain stage; put a pretrain stage before it",),
+    ),
+    "a tokenizer that is both trained and taken from another stage": (
+        {"spec.stages.0.prepare.tokenizer": {"vocabSize": 300, "stage": "corpus"}},
+        ("spec.stages[0].prepare.tokenizer", "give vocabSize to train a tokenizer or stage to take the one of another"),
+    ),
+    "a tokenizer of the stage itself": (
+        {"spec.stages.0.prepare.tokenizer": {"stage": "corpus"}},
+        ("stages[0].prepare.tokenizer.stage: corpus is not an earlier prepare stage; put a prepare stage before it",),
+    ),
+    "no data": ({"spec.stages.1.pretrain.data": LEFT_OUT}, ("give exactly one of data and mixture",)),
+    "both data and a mixture": (
+        {"spec.stages.1.pretrain.mixture": [{"data": "corpus", "weight": 1}]},
+        ("spec.stages[1].pretrain", "give exactly one of data and mixture"),
+    ),
+    "a mixture of nothing": (
+        {"spec.stages.1.pretrain": _mixed()},
+        ("spec.stages[1].pretrain.mixture", "at least 1 item"),
+    ),
+    "a part of a mixture without weight": (
+        {"spec.stages.1.pretrain": _mixed(corpus=0)},
+        ("spec.stages[1].pretrain.mixture[0].weight", "greater than or equal to 1"),
+    ),
+    "a part of a mixture that isn't there": (
+        {"spec.stages.1.pretrain": _mixed(corpus=3, code=1)},
+        ('stages[1].pretrain.mixture[1].data: code is not an earlier prepare stage; use one of ["corpus"]',),
+    ),
+    "a mixture of a corpus with itself": (
+        {"spec.stages.1.pretrain": _mixed(corpus=3) | {"mixture": [{"data": "corpus", "weight": 3}] * 2}},
+        ("spec.stages[1].pretrain.mixture", "can be one part of a mixture only; add up the weights"),
     ),
     "a batch that the ranks can't share": (
         {"spec.stages.1.pretrain.globalBatch": 30},

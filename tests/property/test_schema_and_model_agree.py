@@ -177,6 +177,20 @@ STAGE_FIELDS: Schema = SPEC["properties"]["stages"]["items"]["properties"]
 LARGEST_BATCH = 1_048_576
 
 
+def mixtures(prepares: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    weights = st.integers(1, 10_000)
+    names = st.permutations(prepares).flatmap(
+        lambda order: st.sampled_from([order[: n + 1] for n in range(len(order))])
+    )
+    return names.flatmap(
+        lambda parts: st.tuples(*([weights] * len(parts))).map(
+            lambda given: {
+                "mixture": [{"data": name, "weight": weight} for name, weight in zip(parts, given, strict=True)]
+            }
+        )
+    )
+
+
 @st.composite
 def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
     """Runs that are right, with one to three preparations and trainings and what follows from them."""
@@ -193,9 +207,12 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
         {"name": name, "prepare": draw(in_bounds(STAGE_FIELDS["prepare"])) | {"sources": [{"path": "texts"}]}}
         for name in prepares
     ]
+    for number, stage in enumerate(stages):
+        if number and draw(st.booleans()):
+            stage["prepare"]["tokenizer"] = {"stage": draw(st.sampled_from(prepares[:number]))}
     for name in trainings:
         pretrain = draw(in_bounds(STAGE_FIELDS["pretrain"])) | {
-            "data": draw(st.sampled_from(prepares)),
+            **draw(st.sampled_from([{"data": each} for each in prepares]) | mixtures(prepares)),
             "model": {"type": draw(st.sampled_from(["llama", "gpt2"])), "config": {"n_embd": 8}},
             "steps": draw(st.integers(1, 1000)),
             "microBatch": draw(st.integers(1, 4)),
@@ -245,9 +262,12 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
     elif slip == "swap":
         stages[here], stages[there] = stages[there], stages[here]
     elif slip == "refer":
-        for field in {"data", "model"} & set(section):
-            if isinstance(section[field], str) and draw(st.booleans()):
-                section[field] = draw(st.sampled_from([*names, "nowhere"]))
+        parts = section.get("mixture", [])
+        tokenizer = section.get("tokenizer", {})
+        for place in (section, tokenizer, *(parts if isinstance(parts, list) else ())):
+            for field in {"data", "model", "stage"} & set(place):
+                if isinstance(place[field], str) and draw(st.booleans()):
+                    place[field] = draw(st.sampled_from([*names, "nowhere"]))
     elif slip == "batch" and kind == "pretrain":
         section["globalBatch"] += draw(st.sampled_from([1, section["globalBatch"], section["microBatch"]]))
     elif slip == "keep" and kind == "pretrain":

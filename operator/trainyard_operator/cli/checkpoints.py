@@ -82,7 +82,10 @@ def _description(found: Stored, manifest: Manifest) -> Iterable[str]:
         "written by": f"attempt {manifest.attempt}, {manifest.world_size} ranks, ZeRO {manifest.zero_stage}",
         "data": f"positions 0 to {sequences - 1:,} of seed {cursor.seed} are done: {manifest.step:,} global batches of "
         f"{cursor.global_batch:,} × {cursor.sequence_length:,} tokens",
-        "data digest": cursor.data_digest,
+        **{
+            f"corpus {number}" if cursor.parts[1:] else "corpus": f"weight {part.weight}, artifact {part.digest}"
+            for number, part in enumerate(cursor.parts)
+        },
         "settings": manifest.settings_digest,
     }
     yield from (f"{name + ':':<13} {value}" for name, value in facts.items())

@@ -10,8 +10,8 @@ import pytest
 import torch
 from engines import CURSOR, an_engine
 from training import TINY, TINY_LLAMA
-from trainyard_api.checkpoint import Cursor
-from trainyard_api.stages import CheckpointSettings, ModelSettings
+from trainyard_api.checkpoint import Cursor, CursorPart
+from trainyard_api.stages import CheckpointSettings, ModelSettings, PretrainStage
 from trainyard_trainer.checkpoint.restore import load_state, load_weights, refuse_other_training
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints
@@ -138,7 +138,12 @@ def test_storage_that_can_not_be_written_is_worth_another_try(group: Group, engi
 def test_the_manifest_says_what_the_checkpoint_is(group: Group, saved: Path) -> None:
     manifest = json.loads((saved / "step-00000020/manifest.json").read_text())
     assert (manifest["step"], manifest["attempt"], manifest["worldSize"], manifest["zeroStage"]) == (20, 1, 1, 0)
-    assert manifest["cursor"] == {"seed": 7, "globalBatch": 8, "sequenceLength": 16, "dataDigest": "d"}
+    assert manifest["cursor"] == {
+        "seed": 7,
+        "globalBatch": 8,
+        "sequenceLength": 16,
+        "parts": [{"digest": "d", "weight": 1}],
+    }
     assert manifest["parameters"]["model.embed_tokens.weight"] == [300, 32]
     [only] = manifest["shards"]
     assert only["bytes"] == shard(saved / "step-00000020").stat().st_size
@@ -154,22 +159,52 @@ def test_weights_come_back(group: Group, device: torch.device, engine: Engine, s
     assert all(torch.equal(one.state[kind], two.state[kind]) for one, two in pairs for kind in one.state)
 
 
-OTHER_TRAININGS = {
-    "another batch": (CURSOR.model_copy(update={"global_batch": 16}), 20, r"pretrain\.globalBatch: .*with 8, not 16"),
-    "another seed": (CURSOR.model_copy(update={"seed": 8}), 20, r"seed: .*with 7, not 8"),
-    "other data": (CURSOR.model_copy(update={"data_digest": "e"}), 20, r"pretrain\.data: "),
-    "fewer steps than are done": (CURSOR, 19, r"pretrain\.steps: 19, but the checkpoint has 20 done"),
+def on(*parts: tuple[str, int]) -> Cursor:
+    """The cursor on these (digest, weight)."""
+    return CURSOR.model_copy(update={"parts": [CursorPart(digest=digest, weight=weight) for digest, weight in parts]})
+
+
+ONE_CORPUS = PretrainStage.model_validate(TINY | {"steps": 20})
+TWO_CORPORA = PretrainStage.model_validate(
+    {name: value for name, value in TINY.items() if name != "data"}
+    | {"steps": 20, "mixture": [{"data": "a", "weight": 1}, {"data": "b", "weight": 2}]}
+)
+MIXED = on(("a", 1), ("b", 2))
+OTHER_TRAININGS: dict[str, tuple[Cursor, Cursor, PretrainStage, str]] = {
+    "another batch": (
+        CURSOR,
+        CURSOR.model_copy(update={"global_batch": 16}),
+        ONE_CORPUS,
+        r"^pretrain\.globalBatch: .*with 8, not 16",
+    ),
+    "another seed": (CURSOR, CURSOR.model_copy(update={"seed": 8}), ONE_CORPUS, r"^seed: .*with 7, not 8"),
+    "other data": (CURSOR, on(("e", 1)), ONE_CORPUS, r"^pretrain\.data: .* with d, not e; set it back"),
+    "fewer steps than are done": (
+        CURSOR,
+        CURSOR,
+        ONE_CORPUS.model_copy(update={"steps": 19}),
+        r"^pretrain\.steps: 19, but the checkpoint has 20 done",
+    ),
+    "another weight": (
+        MIXED,
+        on(("a", 1), ("b", 3)),
+        TWO_CORPORA,
+        r"^pretrain\.mixture\[1\]\.weight: .* with 2, not 3; set it back",
+    ),
+    "another part": (MIXED, on(("c", 1), ("b", 2)), TWO_CORPORA, r"^pretrain\.mixture\[0\]\.data: .* with a, not c"),
+    "a part more": (CURSOR, MIXED, TWO_CORPORA, r"^pretrain\.mixture: .* with 1 corpora, not 2"),
+    "a part less": (MIXED, CURSOR, ONE_CORPUS, r"^pretrain\.data: .* with 2 corpora, not 1"),
 }
 
 
-@pytest.mark.parametrize(("cursor", "steps", "message"), OTHER_TRAININGS.values(), ids=OTHER_TRAININGS.keys())
+@pytest.mark.parametrize(("was", "now", "stage", "message"), OTHER_TRAININGS.values(), ids=OTHER_TRAININGS.keys())
 def test_a_checkpoint_is_not_taken_for_another_training(
-    group: Group, saved: Path, cursor: Cursor, steps: int, message: str
+    group: Group, saved: Path, was: Cursor, now: Cursor, stage: PretrainStage, message: str
 ) -> None:
     newest = Checkpoints(group).newest()
     assert newest
     with pytest.raises(PermanentError, match=message):
-        refuse_other_training(newest[0], cursor, steps)
+        refuse_other_training(newest[0].model_copy(update={"cursor": was}), now, stage)
 
 
 def test_a_checkpoint_is_not_taken_for_another_model(group: Group, saved: Path) -> None:

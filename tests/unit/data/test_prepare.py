@@ -160,6 +160,19 @@ def test_python_docs_are_at_hand_and_their_baselines_are_sane(tmp_path: Path) ->
     assert 1.5 < zipped < 4.5
 
 
+def test_the_tokenizer_of_another_stage_is_taken_as_it_is(tmp_path: Path) -> None:
+    put(tmp_path / "in", MANY)
+    put(tmp_path / "other", {f"{number}.txt": f"<|endoftext|> fremde Wörter {number}\n" for number in range(9)})
+    run_prepare(tmp_path, {"path": "in"}, out="corpus")
+    artifact = run_prepare(tmp_path, {"path": "other"}, tokenizer={"stage": "corpus"})
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "out/tokenizer" / name).read_bytes() == (tmp_path / "corpus/tokenizer" / name).read_bytes()
+    assert sorted(texts(tmp_path / "out", "train") + texts(tmp_path / "out", "held-out")) == [
+        f"<|endoftext|> fremde Wörter {number}\n" for number in range(9)
+    ]
+    assert list(artifact["inputs"]) == ["tokenizer.stage"]
+
+
 def test_transformers_opens_the_tokenizer(tmp_path: Path) -> None:
     put(tmp_path / "in", MANY)
     run_prepare(tmp_path, {"path": "in"})

@@ -63,6 +63,20 @@ def test_a_job_names_the_artifacts_that_its_stage_reads() -> None:
     assert job.inputs == {"data": "file:///storage/team/tiny/corpus"}
 
 
+def test_a_job_names_each_part_of_a_mixture_and_the_tokenizer_that_they_share() -> None:
+    corpus, base, _ = manifest()["spec"]["stages"]
+    settings = {name: value for name, value in base["pretrain"].items() if name != "data"}
+    code = {"name": "code", "prepare": corpus["prepare"] | {"tokenizer": {"stage": "corpus"}}}
+    mixture = {"mixture": [{"data": "corpus", "weight": 3}, {"data": "code", "weight": 1}]}
+    stages = [corpus, code, base | {"pretrain": settings | mixture}]
+    preparing = a_run(stages=stages).in_stage("code", Phase.PENDING).seen()
+    assert job_of(preparing).inputs == {"tokenizer.stage": "file:///storage/team/tiny/corpus"}
+    assert job_of(seen(stages=stages)).inputs == {
+        "mixture[0].data": "file:///storage/team/tiny/corpus",
+        "mixture[1].data": "file:///storage/team/tiny/code",
+    }
+
+
 def test_merging_goes_by_name_and_changes_neither_side() -> None:
     ours = {
         "env": [{"name": "A", "value": "1"}],

@@ -94,14 +94,20 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
 def batches(tokens: TokenShards, world_size: int, rank: int = 0, **settings: Any) -> Batches:
     stage = PretrainStage.model_validate(TINY | settings)
     job = a_job("pretrain", Path("/storage/base"), TINY, {})
-    return Batches(tokens, stage, Group(job, 1, rank, world_size, rank, Path("/storage/base"), {}))
+    return Batches(
+        dict.fromkeys(stage.parts, tokens), stage, Group(job, 1, rank, world_size, rank, Path("/storage/base"), {})
+    )
 
 
 BATCH_MISTAKES = {
     "a batch that ranks can't share": ({"globalBatch": 6}, r"pretrain\.globalBatch: 6 .*use a multiple of 4"),
     "a batch that is more than all the text": (
         {"globalBatch": 4096, "sequenceLength": 64},
-        r"pretrain\.globalBatch: 4096 .*pretrain\.sequenceLength",
+        r"pretrain\.globalBatch: 4096 of 4096 sequences come from corpus \(pretrain\.data\).*pretrain\.sequenceLength",
+    ),
+    "a share of the batch that is more than all the text of a part": (
+        {"globalBatch": 1024, "data": None, "mixture": [{"data": "a", "weight": 1}, {"data": "b", "weight": 3}]},
+        r"globalBatch: 768 of 1024 .*from b \(pretrain\.mixture\[1\]\.data\), more than .*or its weight, or prepare more text",
     ),
 }
 

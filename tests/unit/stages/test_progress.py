@@ -21,7 +21,7 @@ def test_lines_that_can_not_be_written_are_written_when_they_can(tmp_path: Path)
     record(1)
     output.rename(away)
     record(2)
-    progress.held_out(2, 1.0)
+    progress.held_out(2, {"held_out_loss": 1.0})
     away.rename(output)
     record(3)
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]

@@ -5,11 +5,14 @@ copy that DeepSpeed makes of them (bf16, gathered, partitioned) is right from th
 are overwritten in place.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from trainyard_api.checkpoint import Cursor, Manifest
+from trainyard_api.stages import PretrainStage
 from trainyard_api.storage import Files
 
 from ..engine.engine import Engine
@@ -23,21 +26,30 @@ _CURSOR_FIELDS = {
     "seed": "seed",
     "global_batch": "pretrain.globalBatch",
     "sequence_length": "pretrain.sequenceLength",
-    "data_digest": "pretrain.data",
 }
 
 
-def refuse_other_training(manifest: Manifest, cursor: Cursor, steps: int) -> None:
+def refuse_other_training(manifest: Manifest, cursor: Cursor, stage: PretrainStage) -> None:
     """PermanentError if going on would mean another order of data than before, or if more steps are done than asked for."""
-    for field, name in _CURSOR_FIELDS.items():
-        was, now = getattr(manifest.cursor, field), getattr(cursor, field)
+    for name, was, now in _compared(manifest.cursor, cursor, stage):
         if was != now:
             raise PermanentError(
                 f"{name}: the checkpoint of step {manifest.step} was trained with {was}, not {now}; set it back, or give "
                 "the run another name to train from the start"
             )
-    if manifest.step > steps:
-        raise PermanentError(f"pretrain.steps: {steps}, but the checkpoint has {manifest.step} done; raise it")
+    if manifest.step > stage.steps:
+        raise PermanentError(f"pretrain.steps: {stage.steps}, but the checkpoint has {manifest.step} done; raise it")
+
+
+def _compared(there: Cursor, here: Cursor, stage: PretrainStage) -> Iterator[tuple[str, Any, Any]]:
+    """(field of the settings, its value in the checkpoint, its value now) of all that defines the order of data."""
+    for field, name in _CURSOR_FIELDS.items():
+        yield name, getattr(there, field), getattr(here, field)
+    whole = "pretrain.mixture" if stage.mixture else "pretrain.data"
+    yield whole, f"{len(there.parts)} corpora", f"{len(here.parts)} corpora"
+    for field, was, now in zip(stage.parts, there.parts, here.parts, strict=True):
+        yield f"pretrain.{field}", was.digest, now.digest
+        yield f"pretrain.{field.removesuffix('.data')}.weight", was.weight, now.weight
 
 
 def load_weights(model: nn.Module, manifest: Manifest, folder: Path) -> None:

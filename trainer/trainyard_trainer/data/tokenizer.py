@@ -34,6 +34,13 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """A tokenizer that `save_tokenizer` wrote; to save it again gives the same bytes."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the folder that transformers' `AutoTokenizer.from_pretrained` opens."""
     folder.mkdir(parents=True)

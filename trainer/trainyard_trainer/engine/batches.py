@@ -1,7 +1,10 @@
 """Sequences of a split: sample i is the sequence_length + 1 tokens from i × sequence_length on, so that every token but
 the first is predicted exactly once. No padding, and documents follow one another with an end-of-text token between.
+
+Parts are the splits that a mixture is made of, by the field that names each (PretrainStage.parts); `data` is one part.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor
 from trainyard_api.stages import PretrainStage
 
-from ..data.order import Order
+from ..data.mixture import Mixture
 from ..data.shards import TokenShards
 from ..errors import PermanentError
 from ..group import Group
@@ -20,22 +23,20 @@ from .engine import Engine
 class Batches:
     """The global batches of training: step → this rank's micro-batches, a pure function of (seed, step)."""
 
-    def __init__(self, tokens: TokenShards, stage: PretrainStage, group: Group) -> None:
-        self.tokens, self.stage, self.group = tokens, stage, group
-        samples = num_samples(tokens, stage.sequence_length)
-        if samples < stage.global_batch:
-            raise PermanentError(
-                f"pretrain.globalBatch: {stage.global_batch} sequences of {stage.sequence_length} tokens are more than the "
-                f"training split holds ({len(tokens)} tokens, {samples} sequences); lower pretrain.globalBatch or "
-                "pretrain.sequenceLength, or prepare more text"
-            )
+    def __init__(self, parts: dict[str, TokenShards], stage: PretrainStage, group: Group) -> None:
+        self.parts, self.stage, self.group = list(parts.values()), stage, group
+        _refuse_small_parts(parts, stage)
         at_once = group.world_size * stage.micro_batch
         if stage.global_batch % at_once:
             raise PermanentError(
                 f"pretrain.globalBatch: {stage.global_batch} is not divisible by {group.world_size} ranks × microBatch "
                 f"{stage.micro_batch}; use a multiple of {at_once}"
             )
-        self.order = Order(group.job.seed, samples)
+        self.mixture = Mixture(
+            group.job.seed,
+            weights=[part.weight for part in stage.parts.values()],
+            num_samples=[num_samples(tokens, stage.sequence_length) for tokens in self.parts],
+        )
         self.accumulation = stage.global_batch // at_once
 
     def positions(self, step: int) -> range:
@@ -46,33 +47,66 @@ class Batches:
         """Step `step` (1, 2, …): `accumulation` tensors of int64 (micro_batch, sequence_length + 1)."""
         share = self.accumulation * self.stage.micro_batch
         first = self.positions(step).start + self.group.rank * share
-        samples = self.order.samples(first, share).tolist()
+        parts, samples = self.mixture.samples(first, share)
+        pairs = list(zip(parts.tolist(), samples.tolist(), strict=True))
         for start in range(0, share, self.stage.micro_batch):
-            yield read_samples(self.tokens, samples[start : start + self.stage.micro_batch], self.stage.sequence_length)
+            here = pairs[start : start + self.stage.micro_batch]
+            yield torch.cat([read_samples(self.parts[part], [it], self.stage.sequence_length) for part, it in here])
+
+
+def _refuse_small_parts(parts: dict[str, TokenShards], stage: PretrainStage) -> None:
+    """Each part's training split holds at least its share of a global batch."""
+    all_weights = sum(part.weight for part in stage.parts.values())
+    for (field, part), tokens in zip(stage.parts.items(), parts.values(), strict=True):
+        samples = num_samples(tokens, stage.sequence_length)
+        if samples * all_weights < stage.global_batch * part.weight:
+            share = math.ceil(stage.global_batch * part.weight / all_weights)
+            lower = ", pretrain.sequenceLength or its weight" if stage.mixture else " or pretrain.sequenceLength"
+            raise PermanentError(
+                f"pretrain.globalBatch: {share} of {stage.global_batch} sequences come from {part.data} (pretrain.{field}), "
+                f"more than its training split holds ({len(tokens)} tokens, {samples} sequences of "
+                f"{stage.sequence_length}); lower pretrain.globalBatch{lower}, or prepare more text"
+            )
 
 
 class HeldOut:
-    """The held-out sequences that validation measures on: the first ones, the same at every step and world size."""
+    """The held-out sequences that validation measures on: the first ones of each part, the same at every step and world
+    size.
+    """
 
-    def __init__(self, tokens: TokenShards, stage: PretrainStage, group: Group) -> None:
-        self.tokens, self.stage, self.group = tokens, stage, group
-        self.count = min(stage.validation.sequences, num_samples(tokens, stage.sequence_length))
-        if not self.count:
-            raise PermanentError(
-                f"pretrain.sequenceLength: {stage.sequence_length} is more than the held-out split holds ({len(tokens)} "
-                "tokens); lower it, raise prepare.heldOutFraction, or prepare more text"
-            )
+    def __init__(self, parts: dict[str, TokenShards], stage: PretrainStage, group: Group) -> None:
+        self.parts, self.stage, self.group = parts, stage, group
+        for field, tokens in parts.items():
+            if not num_samples(tokens, stage.sequence_length):
+                raise PermanentError(
+                    f"pretrain.sequenceLength: {stage.sequence_length} is more than the held-out split of "
+                    f"{stage.parts[field].data} (pretrain.{field}) holds ({len(tokens)} tokens); lower it, raise "
+                    "prepare.heldOutFraction, or prepare more text"
+                )
 
-    def loss(self, engine: Engine) -> float:
-        """Mean loss per token, in nats. Every rank runs equally many forwards; those past the end don't count."""
+    def losses(self, engine: Engine) -> dict[str, float]:
+        """Mean loss per token in nats, as `held_out_loss`: of all parts in the mixture's proportions.
+
+        With a mixture also that of each part, as `held_out_loss_<its prepare stage>`.
+        """
+        of_parts = {field: self._loss(engine, tokens) for field, tokens in self.parts.items()}
+        parts = self.stage.parts
+        all_weights = sum(part.weight for part in parts.values())
+        loss = sum(parts[field].weight * of_part for field, of_part in of_parts.items()) / all_weights
+        each = {f"held_out_loss_{parts[field].data}": of_part for field, of_part in of_parts.items()}
+        return {"held_out_loss": loss} | (each if self.stage.mixture else {})
+
+    def _loss(self, engine: Engine, tokens: TokenShards) -> float:
+        """Of one part. Every rank runs equally many forwards; those past the end don't count."""
         total = 0.0
         at_once = self.stage.micro_batch
-        for start in range(0, self.count, at_once * self.group.world_size):
+        count = min(self.stage.validation.sequences, num_samples(tokens, self.stage.sequence_length))
+        for start in range(0, count, at_once * self.group.world_size):
             first = start + self.group.rank * at_once
-            mine = range(first, min(first + at_once, self.count))
-            tokens_BT = read_samples(self.tokens, list(mine) or [0], self.stage.sequence_length)
+            mine = range(first, min(first + at_once, count))
+            tokens_BT = read_samples(tokens, list(mine) or [0], self.stage.sequence_length)
             total += float(engine.sequence_losses(tokens_BT)[: len(mine)].sum())
-        return processes.add_up(total)[0] / (self.count * self.stage.sequence_length)
+        return processes.add_up(total)[0] / (count * self.stage.sequence_length)
 
 
 def num_samples(tokens: TokenShards, sequence_length: int) -> int:

@@ -1,4 +1,4 @@
-"""From files to training data: a held-out split, a tokenizer, token shards.
+"""From files to training data: a held-out split, a tokenizer (trained here, or another stage's), token shards.
 
     tokenizer/     tokenizer.json, tokenizer_config.json: what transformers' AutoTokenizer opens
     train/         shards, data/shards.py
@@ -24,7 +24,7 @@ from ..artifacts import finished_artifact, read_artifact, sync_folder, write_art
 from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
 from ..data.shards import ShardWriter, token_dtype
 from ..data.sources import read_sources
-from ..data.tokenizer import END_OF_TEXT_ID, save_tokenizer, train_tokenizer
+from ..data.tokenizer import END_OF_TEXT_ID, load_tokenizer, save_tokenizer, train_tokenizer
 from ..errors import PermanentError, RetryableError, StopRequested
 from ..group import Group, path_of
 
@@ -34,7 +34,7 @@ _REPORT_SECONDS = 1.0
 
 
 def prepare(group: Group) -> Artifact:
-    """Read the sources three times: to count and split, to train the tokenizer, to write tokens."""
+    """Read the sources three times: to count and split, to train the tokenizer (unless it is given), to write tokens."""
     settings = group.settings(PrepareStage)
     progress = _Progress(group)
 
@@ -46,8 +46,11 @@ def prepare(group: Group) -> Artifact:
         refuse_changed_sources(group, survey)
         return done
 
-    texts = sample(_read(group, settings, Survey()), survey)
-    tokenizer = train_tokenizer(progress.noting("training the tokenizer", texts), settings.tokenizer.vocab_size)
+    if settings.tokenizer.stage:
+        tokenizer = load_tokenizer(group.inputs["tokenizer.stage"] / "tokenizer")
+    else:
+        texts = sample(_read(group, settings, Survey()), survey)
+        tokenizer = train_tokenizer(progress.noting("training the tokenizer", texts), settings.tokenizer.trained_size)
 
     folder = _empty_folder(group)
     save_tokenizer(tokenizer, folder / "tokenizer")

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from trainyard_api.checkpoint import Cursor, Manifest, folder_name
+from trainyard_api.checkpoint import Cursor, CursorPart, Manifest, folder_name
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PretrainStage
 from transformers import PretrainedConfig
@@ -20,6 +20,7 @@ from ..artifacts import ARTIFACT, read_artifact, write_artifact
 from ..checkpoint.restore import load_state, load_weights, refuse_other_training
 from ..checkpoint.saving import Saving
 from ..checkpoint.store import Checkpoints
+from ..checkpoint.trained import same_tokenizer
 from ..data.shards import TokenShards
 from ..engine import processes
 from ..engine.batches import Batches, HeldOut
@@ -43,16 +44,13 @@ def pretrain(group: Group) -> Artifact | None:
 def train(group: Group, device: torch.device) -> Artifact | None:
     """The whole stage, for ranks that are connected."""
     stage = group.settings(PretrainStage)
-    data = group.inputs["data"]
-    batches = Batches(TokenShards(data / "train"), stage, group)
-    held_out = HeldOut(TokenShards(data / "held-out"), stage, group)
-    config = _configuration(stage, data)
-    cursor = Cursor(
-        seed=group.job.seed,
-        global_batch=stage.global_batch,
-        sequence_length=stage.sequence_length,
-        data_digest=hashlib.sha256((data / ARTIFACT).read_bytes()).hexdigest(),
-    )
+    corpora = {field: group.inputs[field] for field in stage.parts}
+    refuse_mixed_tokenizers(stage, corpora)
+    batches = Batches({field: TokenShards(corpus / "train") for field, corpus in corpora.items()}, stage, group)
+    held_out = HeldOut({field: TokenShards(corpus / "held-out") for field, corpus in corpora.items()}, stage, group)
+    first_corpus = next(iter(corpora.values()))
+    config = _configuration(stage, first_corpus)
+    cursor = _cursor(stage, corpora, group.job.seed)
     newest = Checkpoints(group).newest()
     engine, start = _begin(stage, config, batches.accumulation, newest, cursor, group, device)
     progress = TrainingProgress(stage, group)
@@ -73,11 +71,38 @@ def train(group: Group, device: torch.device) -> Artifact | None:
             if stopping and not last:
                 raise StopRequested(f"checkpoint of step {step} is committed")
             if step % stage.validation.every_steps == 0 and not last:
-                progress.held_out(step, held_out.loss(engine))
+                progress.held_out(step, held_out.losses(engine))
 
-    final_loss = held_out.loss(engine)
-    progress.held_out(stage.steps, final_loss)
-    return _finish(stage, config, engine, final_loss, group) if group.rank == 0 else None
+    final_losses = held_out.losses(engine)
+    progress.held_out(stage.steps, final_losses)
+    return _finish(stage, config, engine, final_losses, first_corpus, group) if group.rank == 0 else None
+
+
+def refuse_mixed_tokenizers(stage: PretrainStage, corpora: dict[str, Path]) -> None:
+    """All parts of a mixture have the first one's tokens."""
+    first, *others = corpora
+    if others_differ := [
+        f"{stage.parts[field].data} ({field})"
+        for field in others
+        if not same_tokenizer(corpora[first] / "tokenizer", corpora[field] / "tokenizer")
+    ]:
+        name = stage.parts[first].data
+        raise PermanentError(
+            f"pretrain.mixture: {', '.join(others_differ)} {'have' if others_differ[1:] else 'has'} other tokens than {name} "
+            f"({first}); set prepare.tokenizer.stage: {name} there"
+        )
+
+
+def _cursor(stage: PretrainStage, corpora: dict[str, Path], seed: int) -> Cursor:
+    return Cursor(
+        seed=seed,
+        global_batch=stage.global_batch,
+        sequence_length=stage.sequence_length,
+        parts=[
+            CursorPart(digest=hashlib.sha256((corpora[field] / ARTIFACT).read_bytes()).hexdigest(), weight=part.weight)
+            for field, part in stage.parts.items()
+        ],
+    )
 
 
 def _configuration(stage: PretrainStage, data: Path) -> PretrainedConfig:
@@ -106,7 +131,7 @@ def _begin(
         seed_streams(group.job.seed, 0, group.rank)
         return engine, 0
     manifest, folder = newest
-    refuse_other_training(manifest, cursor, stage.steps)
+    refuse_other_training(manifest, cursor, stage)
     load_weights(model, manifest, folder)
     engine = Engine(model, stage, accumulation, device)
     load_state(engine, manifest, folder, group)
@@ -114,15 +139,20 @@ def _begin(
 
 
 def _finish(
-    stage: PretrainStage, config: PretrainedConfig, engine: Engine, held_out_loss: float, group: Group
+    stage: PretrainStage,
+    config: PretrainedConfig,
+    engine: Engine,
+    held_out_losses: dict[str, float],
+    corpus: Path,
+    group: Group,
 ) -> Artifact:
     """The artifact: the last checkpoint, and what is needed to use it."""
-    shutil.copytree(group.inputs["data"] / "tokenizer", group.output / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(corpus / "tokenizer", group.output / "tokenizer", dirs_exist_ok=True)
     checkpoint = f"checkpoints/{folder_name(stage.steps)}"
     return write_artifact(
         group,
         metrics={
-            "held_out_loss": held_out_loss,
+            **held_out_losses,
             "steps": stage.steps,
             "tokens": stage.steps * stage.global_batch * stage.sequence_length,
             "parameters": sum(map(math.prod, engine.parameter_shapes.values())),

@@ -1,10 +1,11 @@
 """What training says of itself, a step at a time: metrics.jsonl for plots, `Progress` for the status.
 
 metrics.jsonl holds {time, attempt, step, position, sequences, loss, learning_rate, grad_norm, tokens, tokens_per_second,
-step_seconds} a step and {time, attempt, step, held_out_loss} a validation. `position` is the first of the step's `sequences`
-in the order of data, so the rows of each step's last attempt are a ledger of what was trained on. Steps that are done
-again after a recovery are there again, under their attempt. Speeds are of one step: a mean over the attempt would hide a
-stall. Lines that can't be written now are written later: storage that fails is no reason to stop training.
+step_seconds} a step and {time, attempt, step, held_out_loss} a validation, with held_out_loss_<stage> for each part of a
+mixture. `position` is the first of the step's `sequences` in the order of data, so the rows of each step's last attempt
+are a ledger of what was trained on. Steps that are done again after a recovery are there again, under their attempt.
+Speeds are of one step: a mean over the attempt would hide a stall. Lines that can't be written now are written later:
+storage that fails is no reason to stop training.
 """
 
 import json
@@ -60,9 +61,9 @@ class TrainingProgress:
             step_seconds=round(seconds, 4),
         )
 
-    def held_out(self, step: int, loss: float) -> None:
-        """Record a validation."""
-        self._record(step, held_out_loss=loss)
+    def held_out(self, step: int, losses: dict[str, float]) -> None:
+        """Record a validation: `held_out_loss`, and those of a mixture's parts."""
+        self._record(step, **losses)
 
     def saving(self, checkpoint: CheckpointStatus | None, trouble: str, gauges: dict[str, float]) -> None:
         """Report what is new about checkpoints; `trouble` is shown until there is none."""
