@@ -66,9 +66,9 @@ def test_any_range_of_any_parameter_comes_back(shards: Shards) -> None:
 
 
 def test_what_no_shard_holds_is_an_error(shards: Shards) -> None:
-    with pytest.raises(KeyError, match="master/head: 501 of the elements 0 to 502"):
+    with pytest.raises(KeyError, match=r"master/head: elements 0–502 .* but 0–250, 250–501"):
         shards.read("master", "head", 0, 502)
-    with pytest.raises(KeyError, match="master/bias"):
+    with pytest.raises(KeyError, match=r"master/bias: .* but none"):
         shards.read("master", "bias", 0, 1)
 
 

@@ -73,7 +73,7 @@ class Shards:
         return self._headers[0].training
 
     def read(self, kind: str, name: str, start: int, stop: int) -> Tensor:
-        """Elements [start, stop) of a parameter's state of `kind`, flat fp32; KeyError if a part isn't there."""
+        """Elements [start, stop) of a parameter's state of `kind`, flat fp32; KeyError if one isn't there, or twice."""
         [values] = self.read_each([Piece(kind, name, start, stop)])
         return values
 
@@ -110,18 +110,25 @@ class Shards:
         parts = [part for number, piece in enumerate(pieces) for part in self._parts(number, piece)]
         view = self._view([part.span for part in parts])
         whole = [torch.empty(piece.stop - piece.start) for piece in pieces]
-        filled = [0] * len(pieces)
         for number, part in enumerate(parts):
             values = _tensor(view(number), torch.float32)
             whole[part.piece][part.offset :][: len(values)] = values
-            filled[part.piece] += len(values)
-        for piece, values, count in zip(pieces, whole, filled, strict=True):
-            if count != len(values):
-                raise KeyError(f"{piece.kind}/{piece.name}: {count} of the elements {piece.start} to {piece.stop}")
-            yield values
+        yield from whole
 
-    def _parts(self, number: int, piece: Piece) -> Iterator["_Part"]:
-        """Where the elements of a piece lie."""
+    def _parts(self, number: int, piece: Piece) -> list["_Part"]:
+        """Where the elements of a piece lie, in their order."""
+        parts = sorted(self._held(number, piece), key=lambda part: part.offset)
+        ends = [part.offset + (part.span.stop - part.span.start) // 4 for part in parts]
+        if [0, *ends] != [*(part.offset for part in parts), piece.stop - piece.start]:
+            held = ", ".join(
+                f"{piece.start + part.offset}–{piece.start + end}" for part, end in zip(parts, ends, strict=True)
+            )
+            raise KeyError(
+                f"{piece.kind}/{piece.name}: elements {piece.start}–{piece.stop} are not there once each, but {held or 'none'}"
+            )
+        return parts
+
+    def _held(self, number: int, piece: Piece) -> Iterator["_Part"]:
         for shard, header in enumerate(self._headers):
             if (begin := header.starts.get(piece.name)) is None:
                 continue

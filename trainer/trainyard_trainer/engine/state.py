@@ -14,9 +14,10 @@ so that saving it costs no rank more than another. Tied weights are one paramete
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -36,43 +37,54 @@ class Fragment:
         return self.start + len(self.state[MASTER])
 
 
+class _Part(NamedTuple):
+    """Where this rank's part of a parameter lies."""
+
+    flat: Tensor
+    """Among what: a buffer, or the parameter itself."""
+    offset: int
+    """In that."""
+    start: int
+    """In the parameter."""
+    length: int
+
+
 def fragments(module: nn.Module, optimizer: Any, adamw: AdamW) -> Iterator[Fragment]:
     """The fragments that this rank holds. `optimizer` is DeepSpeed's around `adamw`, or `adamw` itself without ZeRO."""
     for name, parameter in module.named_parameters():
-        flat, offset, start, length = _held(parameter, optimizer, adamw)
-        if length > 0:
-            state = {MASTER: flat.data} | (_moments(adamw, flat) if parameter.requires_grad else {})
-            yield Fragment(name, start, {kind: each.view(-1)[offset : offset + length] for kind, each in state.items()})
+        if not (part := _part(parameter, optimizer, adamw)).length:
+            continue
+        state = {MASTER: part.flat.data} | (_moments(adamw, part.flat) if parameter.requires_grad else {})
+        views = {kind: each.view(-1)[part.offset : part.offset + part.length] for kind, each in state.items()}
+        yield Fragment(name, part.start, views)
 
 
-def _held(parameter: Any, optimizer: Any, adamw: AdamW) -> tuple[Tensor, int, int, int]:
-    """This rank's part of a parameter, which DeepSpeed has hung its own things on: the tensor that it lies in, where in
-    it, from which element on, and how many (0 or less: nothing)."""
+def share(total: int, world_size: int, rank: int) -> tuple[int, int]:
+    """The part of `total` elements that is a rank's where each gets equally many: the first, and how many. The last ranks
+    get fewer, or none."""
+    each = math.ceil(total / world_size)
+    start = min(each * rank, total)
+    return start, min(each, total - start)
+
+
+def _part(parameter: Any, optimizer: Any, adamw: AdamW) -> _Part:
+    """This rank's part of a parameter, by what DeepSpeed has hung on it."""
     if hasattr(parameter, "ds_tensor"):
-        if parameter.requires_grad:
-            group, offset, length = optimizer.grad_position[optimizer.get_param_id(parameter)]
-            flat = optimizer.fp32_partitioned_groups_flat[group]
-        else:
-            flat, offset, length = parameter.ds_tensor, 0, parameter.ds_tensor.ds_numel
-        start = length * torch.distributed.get_rank()
-        return (
-            flat,
-            offset,
-            start,
-            min(length, parameter.ds_numel - start),
-        )  # the last ranks hold padding, or nothing else
+        start, length = share(parameter.ds_numel, dist.get_world_size(), dist.get_rank())
+        if not parameter.requires_grad:
+            return _Part(parameter.ds_tensor, 0, start, length)
+        group, offset, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        return _Part(optimizer.fp32_partitioned_groups_flat[group], offset, start, length)
     if hasattr(parameter, "_hp_mapping"):
-        if parameter._hp_mapping is None:
-            return parameter, 0, 0, 0
-        mapping = parameter._hp_mapping
+        if not (mapping := parameter._hp_mapping):
+            return _Part(parameter, 0, 0, 0)
         [flat] = adamw.param_groups[mapping.param_group_index]["params"]
-        address = mapping.hp_fragment_address
-        return flat, address.start, mapping.lp_fragment_address.start, address.numel
+        held = mapping.hp_fragment_address
+        return _Part(flat, held.start, mapping.lp_fragment_address.start, held.numel)
     if optimizer is adamw:
-        return parameter, 0, 0, parameter.numel()
-    share = math.ceil(parameter.numel() / torch.distributed.get_world_size())
-    start = share * torch.distributed.get_rank()
-    return parameter, start, start, min(share, parameter.numel() - start)
+        return _Part(parameter, 0, 0, parameter.numel())
+    start, length = share(parameter.numel(), dist.get_world_size(), dist.get_rank())
+    return _Part(parameter, start, start, length)
 
 
 def set_steps(adamw: AdamW, steps: int) -> None:
