@@ -1,19 +1,33 @@
 """A rank that trains one model after another: starting processes costs more than training a tiny model.
 
 argv[1] is JSON, a list of {name, settings, fork?: {name, step}}: `fork` begins from another training's checkpoint.
+Each rank keeps a ledger of what it trains on: sequences-<rank>.jsonl, a line {step, tokens_BT} for each micro-batch.
 """
 
 import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch.distributed
+from torch import Tensor
 from trainyard_trainer.engine import processes
+from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.group import Group
-from trainyard_trainer.stages.pretrain import train
+from trainyard_trainer.stages import pretrain
 
+
+class RecordedBatches(Batches):
+    def micro_batches(self, step: int) -> Iterator[Tensor]:
+        with open(self.group.output / f"sequences-{self.group.rank}.jsonl", "a") as ledger:
+            for tokens_BT in super().micro_batches(step):
+                print(json.dumps({"step": step, "tokens_BT": tokens_BT.tolist()}), file=ledger)
+                yield tokens_BT
+
+
+pretrain.Batches = RecordedBatches
 group = Group.from_environment()
 device = processes.join(group)
 for training in json.loads(sys.argv[1]):
@@ -25,6 +39,6 @@ for training in json.loads(sys.argv[1]):
             shutil.copytree(group.output / fork["name"] / checkpoint, output / checkpoint)
     torch.distributed.barrier()
     job = group.job.model_copy(update={"settings": training["settings"], "output_uri": f"file://{output}"})
-    train(replace(group, job=job, output=output), device)
+    pretrain.train(replace(group, job=job, output=output), device)
     torch.distributed.barrier()
 os._exit(0)

@@ -3,6 +3,7 @@ a held-out loss for each.
 """
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 from preparing import put, run_prepare
 from training import TINY, Ranks, a_job, losses, metric_lines
 from trainyard_trainer.artifacts import read_artifact
-from trainyard_trainer.data.mixture import Mixture
 from trainyard_trainer.data.shards import TokenShards
 from trainyard_trainer.engine.batches import num_samples
 
@@ -33,7 +33,8 @@ RESUMED = "three ranks, from the checkpoint of two"
 def corpora(corpus: Path) -> dict[str, Path]:
     """Two prepared corpora, the second with the tokenizer of the first."""
     storage = corpus.parent
-    put(storage / "programs", {f"{n}.txt": f"def f{n}(x):\n    return x + {n}\n" * 20 for n in range(8)})
+    draw = random.Random(1)
+    put(storage / "programs", {f"{n}.txt": f"{draw.sample(range(1000, 10_000), 14)}" for n in range(8)})
     run_prepare(storage, {"path": "programs"}, out="code", tokenizer={"stage": "corpus"})
     return {"corpus": corpus, "code": storage / "code"}
 
@@ -54,34 +55,59 @@ def trained(corpora: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     return output
 
 
-def test_any_number_of_ranks_trains_on_the_same_batches(trained: Path) -> None:
-    """A sequence more or less of another part shows in the loss: the two corpora have no word in common."""
+def global_batches(output: Path) -> dict[int, list[list[int]]]:
+    """Step → the sequences that all ranks, in order, trained on in it."""
+    batches: dict[int, list[list[int]]] = {}
+    for ledger in sorted(output.glob("sequences-*.jsonl")):
+        for line in ledger.read_text().splitlines():
+            micro_batch = json.loads(line)
+            batches.setdefault(micro_batch["step"], []).extend(micro_batch["tokens_BT"])
+    return batches
+
+
+def test_any_number_of_ranks_trains_on_the_same_global_batches(trained: Path) -> None:
+    reference = global_batches(trained / "two ranks")
+    assert list(reference) == list(range(1, STEPS + 1))
+    assert global_batches(trained / "three ranks") == reference
     assert losses(trained / "three ranks") == pytest.approx(losses(trained / "two ranks"), abs=1e-6)
 
 
-def test_training_that_resumes_at_another_number_of_ranks_goes_on_in_the_order_of_data(trained: Path) -> None:
-    reference = losses(trained / "two ranks")
+def test_training_that_resumes_at_another_number_of_ranks_goes_on_with_the_same_global_batches(trained: Path) -> None:
+    batches, reference = global_batches(trained / "two ranks"), losses(trained / "two ranks")
+    assert global_batches(trained / RESUMED) == {step: batches[step] for step in range(5, 9)}
     assert losses(trained / RESUMED) == pytest.approx({step: reference[step] for step in range(5, 9)}, abs=1e-6)
 
 
-def test_the_ledger_has_each_sample_once_an_epoch_and_each_part_within_one_of_its_share(
+def test_what_was_trained_on_is_each_sample_once_an_epoch_and_each_part_within_one_of_its_share(
     trained: Path, corpora: dict[str, Path]
 ) -> None:
-    counts = [num_samples(TokenShards(folder / "train"), 16) for folder in corpora.values()]
-    mixture = Mixture(7, list(WEIGHTS.values()), counts)
+    """The sequences that ranks read, before and after resuming, are looked up in the corpora."""
+    splits = {name: TokenShards(folder / "train") for name, folder in corpora.items()}
+    sizes = {name: num_samples(split, 16) for name, split in splits.items()}
+    places = {
+        tuple(split.window(sample * 16, 17)): (name, sample)
+        for name, split in splits.items()
+        for sample in range(sizes[name])
+    }
+    assert len(places) == sum(sizes.values())
+    halves = (global_batches(trained / "two ranks"), range(1, 5)), (global_batches(trained / RESUMED), range(5, 9))
+    ledger = [places[tuple(row)] for batches, steps in halves for step in steps for row in batches[step]]
+    assert len(ledger) == STEPS * GLOBAL_BATCH
+
+    for name, weight in WEIGHTS.items():
+        share = np.arange(1, len(ledger) + 1) * weight / sum(WEIGHTS.values())
+        assert np.abs(np.cumsum([source == name for source, _ in ledger]) - share).max() < 1
+        samples = [sample for source, sample in ledger if source == name]
+        epochs = [samples[start : start + sizes[name]] for start in range(0, len(samples), sizes[name])]
+        assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
+    assert len(epochs) == 2, "the second corpus is small enough to be begun anew"
+
+
+def test_the_positions_in_the_metrics_go_on_where_the_checkpoint_ended(trained: Path) -> None:
     first_half = [line for line in metric_lines(trained / "two ranks") if "loss" in line and line["step"] <= 4]
     second_half = [line for line in metric_lines(trained / RESUMED) if "loss" in line]
     ledger = [(line["position"], line["sequences"]) for line in first_half + second_half]
     assert ledger == [(step * GLOBAL_BATCH, GLOBAL_BATCH) for step in range(STEPS)]
-
-    parts, samples = (np.concatenate(each) for each in zip(*(mixture.samples(*row) for row in ledger), strict=True))
-    for part, (weight, count) in enumerate(zip(WEIGHTS.values(), counts, strict=True)):
-        own = samples[parts == part]
-        for number in range(len(own)):
-            epoch = own[number // count * count : number]
-            assert own[number] not in epoch
-        share = np.arange(1, len(parts) + 1) * weight / sum(WEIGHTS.values())
-        assert np.abs(np.cumsum(parts == part) - share).max() < 1
 
 
 def test_the_held_out_loss_is_that_of_the_parts_in_proportion(trained: Path) -> None:
