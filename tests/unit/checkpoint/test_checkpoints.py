@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from engines import CURSOR, an_engine
-from training import TINY, TINY_LLAMA
+from training import TINY, TINY_LLAMA, a_job
 from trainyard_api.checkpoint import Cursor, CursorPart
 from trainyard_api.stages import CheckpointSettings, ModelSettings, PretrainStage
 from trainyard_trainer.checkpoint.restore import load_state, load_weights, refuse_other_training
@@ -226,6 +226,31 @@ def test_training_that_diverges_says_at_which_step(device: torch.device, group: 
     job = group.job.model_copy(update={"settings": broken})
     with pytest.raises(PermanentError, match="diverged at step 1: loss nan"):
         train(replace(group, job=job), device)
+
+
+def test_a_mixture_whose_weights_have_changed_is_not_trained_on(
+    device: torch.device, group: Group, corpus: Path, tmp_path: Path
+) -> None:
+    def train_on(steps: int, *weights: int) -> None:
+        names = ("corpus", "copy")
+        mixture = [{"data": name, "weight": weight} for name, weight in zip(names, weights, strict=True)]
+        settings = {name: value for name, value in TINY.items() if name != "data"} | {
+            "mixture": mixture,
+            "steps": steps,
+        }
+        inputs = {f"mixture[{number}].data": corpus for number in range(2)}
+        job = a_job("pretrain", output, settings, inputs)
+        train(replace(group, job=job, output=output, inputs=inputs), device)
+
+    output = tmp_path / "base"
+    output.mkdir()
+    train_on(2, 3, 1)
+    (output / "artifact.json").unlink()
+    with pytest.raises(
+        PermanentError, match=r"^pretrain\.mixture\[1\]\.weight: .*step 2 was trained with 1, not 2; set it"
+    ):
+        train_on(4, 3, 2)
+    train_on(4, 3, 1)
 
 
 def test_random_streams_go_on_where_they_were_saved() -> None:
