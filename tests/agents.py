@@ -138,6 +138,11 @@ class AgentUnderTest:
         """Status code and body of the answer to an assignment."""
         return self.request("/assignment", assignment.model_dump_json(by_alias=True).encode(), method="PUT")
 
+    def said(self) -> list[Any]:
+        """What ranks have printed as JSON, a value a line."""
+        lines = (line.partition("] ")[2] for line in self.log.read_text().splitlines() if line.startswith("[rank "))
+        return [json.loads(line) for line in lines if line.startswith(("[", "{"))]
+
     def assign(self, source: str = "", **fields: Any) -> None:
         """Give the agent an assignment that it takes."""
         status, body = self.put(self.assignment(source, **fields))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from trainyard_api.names import MASTER_PORT, TERMINATION_LOG, TOKEN_FILE
+from trainyard_api.names import AGENT_PORT, MASTER_PORT, TERMINATION_LOG, TOKEN_FILE
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Environment:
             grace_seconds=float(variables.get("TRAINYARD_GRACE_SECONDS", 60)),
             labels={name: variables.get(f"TRAINYARD_{name.upper()}", "") for name in ("namespace", "run", "stage")},
         )
+
+    @property
+    def url(self) -> str:
+        """Where this agent answers its own ranks."""
+        return f"http://{'127.0.0.1' if ip_address(self.bind).is_unspecified else self.bind}:{AGENT_PORT}"
 
     @property
     def on_loopback(self) -> bool:

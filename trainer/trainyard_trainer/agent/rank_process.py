@@ -5,14 +5,19 @@ they are emptied once and closed: a forgotten grandchild that still holds the ot
 """
 
 import asyncio
+import dataclasses
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from trainyard_api.protocol import Assignment, RankState, Report, Termination
+
+from .environment import Environment
+from .snapshots import Snapshots
 
 PIPE_BYTES = 65_536
 """The most a pipe holds; also the longest line that is passed on in one piece."""
@@ -24,7 +29,10 @@ LINE_CHARACTERS = 300
 class RankProcess:
     """One rank, from its start to its end."""
 
-    def __init__(self, rank: int, variables: Mapping[str, str], on_report: Callable[[Report], None]) -> None:
+    def __init__(
+        self, rank: int, variables: Mapping[str, str], descriptors: Iterable[int], on_report: Callable[[Report], None]
+    ) -> None:
+        """Start it with these environment variables, and with these descriptors under the same numbers as here."""
         self.rank = rank
         self.exit_code: int | None = None
         self.asked_to_stop = False
@@ -36,11 +44,11 @@ class RankProcess:
         reports, reports_end = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "trainyard_trainer.rank"],
-            env={**variables, "TRAINYARD_REPORT_FD": str(reports_end), "TRAINYARD_AGENT_PID": str(os.getpid())},
+            env={**os.environ, **variables, "TRAINYARD_REPORT_FD": str(reports_end)},
             stdin=subprocess.DEVNULL,
             stdout=output_end,
             stderr=subprocess.STDOUT,
-            pass_fds=[reports_end],
+            pass_fds=[reports_end, *descriptors],
         )
         os.close(output_end)
         os.close(reports_end)
@@ -69,6 +77,11 @@ class RankProcess:
             self.killed = True
             os.kill(self.pid, signal.SIGKILL)
 
+    def hear(self) -> None:
+        """Take in what it has reported by now."""
+        if self.exit_code is None:
+            self._reports.read()
+
     def ended(self, exit_code: int) -> None:
         """Take note that the process was reaped, and hear its last words."""
         self._process.returncode = self.exit_code = exit_code
@@ -88,9 +101,10 @@ class RankProcess:
 
 
 def rank_variables(
-    inherited: Mapping[str, str], assignment: Assignment, local_rank: int, *, on_loopback: bool
+    assignment: Assignment, local_rank: int, settings: Environment, snapshots: Snapshots
 ) -> dict[str, str]:
-    """The environment of a rank: the agent's, and the rank's place as torchrun would tell it."""
+    """What a rank's environment has beside the agent's: its place as torchrun would tell it, and what is ours."""
+    whole = [dataclasses.asdict(held) for held in snapshots.whole]
     place = {
         "RANK": assignment.worker * assignment.ranks_per_worker + local_rank,
         "WORLD_SIZE": assignment.world_size,
@@ -100,10 +114,16 @@ def rank_variables(
         "MASTER_PORT": assignment.master_port,
         "TRAINYARD_JOB": assignment.job.model_dump_json(by_alias=True),
         "TRAINYARD_ATTEMPT": assignment.attempt,
+        "TRAINYARD_AGENT_PID": os.getpid(),
+        "TRAINYARD_AGENT_URL": settings.url,
+        "TRAINYARD_ADDRESSES": json.dumps(assignment.addresses),
+        "TRAINYARD_TOKEN_FILE": settings.token_file,
+        "TRAINYARD_SNAPSHOT_FDS": ",".join(map(str, snapshots.slots(local_rank))),
+        "TRAINYARD_SNAPSHOTS": json.dumps(whole),
         "PYTHONUNBUFFERED": 1,
     }
-    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if on_loopback else {}
-    return {**inherited, **{name: str(value) for name, value in place.items()}, **loopback}
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if settings.on_loopback else {}
+    return {**{name: str(value) for name, value in place.items()}, **loopback}
 
 
 class _Lines:
@@ -114,9 +134,10 @@ class _Lines:
         self._handle = handle
         self._rest = b""
         os.set_blocking(descriptor, False)
-        asyncio.get_running_loop().add_reader(descriptor, self._read)
+        asyncio.get_running_loop().add_reader(descriptor, self.read)
 
-    def _read(self) -> int:
+    def read(self) -> int:
+        """Handle the lines that have come. Returns the bytes read."""
         try:
             chunk = os.read(self._descriptor, PIPE_BYTES)
         except BlockingIOError:
@@ -134,7 +155,7 @@ class _Lines:
     def finish(self) -> bytes:
         """Handle the lines in the pipe, close it, and return the start of a line that was never finished."""
         left = PIPE_BYTES
-        while left > 0 and (count := self._read()):
+        while left > 0 and (count := self.read()):
             left -= count
         asyncio.get_running_loop().remove_reader(self._descriptor)
         os.close(self._descriptor)

@@ -45,7 +45,7 @@ async def run(environment: Environment) -> int:
     loop.set_exception_handler(partial(_on_error, agent))
 
     registry = CollectorRegistry()
-    registry.register(AgentMetrics(agent.board, lambda: agent.metrics, environment.labels))
+    registry.register(AgentMetrics(agent.board, lambda: agent.metrics, agent.snapshots, environment.labels))
     runner = web.AppRunner(
         application(agent, token, registry), access_log=None, shutdown_timeout=LAST_ANSWER_SECONDS, handle_signals=False
     )

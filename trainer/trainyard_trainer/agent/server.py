@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from trainyard_api.model import explain_errors
 from trainyard_api.protocol import Assignment, PeerState
 
+from .refusing import refuse
+from .snapshot_server import snapshot_routes
 from .supervisor import Agent, RefusedError
 
 OPEN = ("/healthz", "/metrics")
@@ -30,25 +32,25 @@ def application(agent: Agent, token: str, registry: CollectorRegistry) -> web.Ap
             since = int(request.query["since"]) if "since" in request.query else None
             wait = min(max(0.0, float(request.query.get("wait", 0))), LONGEST_WAIT_SECONDS)
         except ValueError:
-            return _refuse(400, "since: a version, which is a whole number; wait: seconds, a number")
+            return refuse(400, "since: a version, which is a whole number; wait: seconds, a number")
         return web.json_response((await agent.board.after(since, wait)).wire())
 
     async def assignment(request: web.Request) -> web.Response:
         try:
             agent.assign(Assignment.model_validate_json(await request.read()))
         except ValidationError as error:
-            return _refuse(400, *explain_errors(error))
+            return refuse(400, *explain_errors(error))
         except RefusedError as error:
-            return _refuse(409, str(error))
+            return refuse(409, str(error))
         return web.json_response(agent.board.state.wire())
 
     async def peer(request: web.Request) -> web.Response:
         try:
             agent.hear_peer(PeerState.model_validate_json(await request.read()))
         except ValidationError as error:
-            return _refuse(400, *explain_errors(error))
+            return refuse(400, *explain_errors(error))
         except RefusedError as error:
-            return _refuse(409, str(error))
+            return refuse(409, str(error))
         return web.json_response({})
 
     app = web.Application(middlewares=[_authorise(token)])
@@ -59,6 +61,7 @@ def application(agent: Agent, token: str, registry: CollectorRegistry) -> web.Ap
             web.get("/state", state),
             web.put("/assignment", assignment),
             web.put("/peer", peer),
+            *snapshot_routes(agent),
         ]
     )
     return app
@@ -72,10 +75,6 @@ def _authorise(token: str) -> Middleware:
         given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
         if request.path in OPEN or hmac.compare_digest(given, expected):
             return await handler(request)
-        return _refuse(401, "Authorization: needs `Bearer` and the token of this run")
+        return refuse(401, "Authorization: needs `Bearer` and the token of this run")
 
     return check
-
-
-def _refuse(status: int, *errors: str) -> web.Response:
-    return web.json_response({"errors": errors}, status=status)

@@ -17,6 +17,7 @@ from .board import Board
 from .environment import Environment, hold_port_again
 from .events import ProgressLog, log, log_reports
 from .rank_process import RankProcess, rank_variables
+from .snapshots import Held, Snapshots
 
 FAILED_GROUP_SECONDS = 1
 """How long ranks may take to leave after one failed. They have nothing left to save, and may hang on the dead one; those
@@ -37,6 +38,7 @@ class Agent:
         self.board = board
         self.metrics: dict[str, float] = {}
         """The stage's own gauges."""
+        self.snapshots = Snapshots()
         self.terminated: asyncio.Future[Termination] = asyncio.get_running_loop().create_future()
         self._environment = environment
         self._held_port = held_port
@@ -76,11 +78,34 @@ class Agent:
 
     def hear_peer(self, peer: PeerState) -> None:
         """Take note of what another agent of the group says of itself, also if it got its assignment before us."""
-        if peer.attempt < self.board.state.attempt:
-            raise RefusedError(f"attempt {peer.attempt} is over; the current attempt is {self.board.state.attempt}")
+        self.refuse_older(peer.attempt)
         self._peers[peer.worker] = peer
         if peer.attempt == self.board.state.attempt:
             self.board.publish(peers=self._peers_of(peer.attempt))
+
+    def refuse_older(self, attempt: int) -> None:
+        """Raise RefusedError if the attempt is over."""
+        if attempt < self.board.state.attempt:
+            raise RefusedError(f"attempt {attempt} is over; the current attempt is {self.board.state.attempt}")
+
+    @property
+    def memory_budget(self) -> int:
+        """Bytes that snapshots may take here."""
+        return self._assignment.job.memory_budget if self._assignment else 0
+
+    def keep(self, copy: Held) -> None:
+        """Keep a copy of another worker's snapshot, unless its attempt has come to an end on the way."""
+        try:
+            self.refuse_older(copy.attempt)
+        except RefusedError:
+            os.close(copy.fd)
+            raise
+        self.snapshots.keep(copy)
+
+    def hear_ranks(self) -> None:
+        """Take in what ranks have reported by now."""
+        for rank in self._attempt.ranks if self._attempt else ():
+            rank.hear()
 
     def stop(self) -> None:
         """Have the ranks save and leave, and end with 20."""
@@ -119,20 +144,23 @@ class Agent:
         if self._held_port:
             self._held_port.close()
             self._held_port = None
-        hear = self._listener(self._assignment.attempt)
-        places = (
-            rank_variables(os.environ, self._assignment, local, on_loopback=self._environment.on_loopback)
-            for local in range(self._assignment.ranks_per_worker)
-        )
-        self._attempt = Attempt(
-            self._assignment.attempt, (RankProcess(int(place["RANK"]), place, hear) for place in places)
-        )
+        local_ranks = range(self._assignment.ranks_per_worker)
+        self._attempt = Attempt(self._assignment.attempt, map(self._start_rank, local_ranks))
         self._publish_ranks(phase="running")
 
-    def _listener(self, attempt: int) -> Callable[[Report], None]:
-        """Hears the reports of one attempt's ranks, and none of an attempt that is over."""
+    def _start_rank(self, local_rank: int) -> RankProcess:
+        assert self._assignment
+        place = rank_variables(self._assignment, local_rank, self._environment, self.snapshots)
+        descriptors = {*self.snapshots.slots(local_rank), *(held.fd for held in self.snapshots.whole)}
+        hear = self._listener(self._assignment.attempt, local_rank)
+        return RankProcess(int(place["RANK"]), place, descriptors, hear)
+
+    def _listener(self, attempt: int, local_rank: int) -> Callable[[Report], None]:
+        """Hears the reports of one attempt's rank; once that is over, only what becomes of its slots."""
 
         def hear(report: Report) -> None:
+            if report.snapshot:
+                self.snapshots.note(local_rank, report.snapshot)
             if self._assignment is None or attempt != self._assignment.attempt:
                 return
             self.metrics |= report.metrics or {}

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from trainyard_api.status import CheckpointStatus, Progress
 
 from ..agent.board import Board
+from ..agent.snapshots import Snapshots
 
 PROGRESS = {
     "step": "Optimizer steps done.",
@@ -31,9 +32,16 @@ PHASES = ("idle", "running", "stopping", "succeeded", "failed")
 class AgentMetrics(Collector):
     """What `GET /metrics` answers."""
 
-    def __init__(self, board: Board, stage_metrics: Callable[[], dict[str, float]], labels: dict[str, str]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        stage_metrics: Callable[[], dict[str, float]],
+        snapshots: Snapshots,
+        labels: dict[str, str],
+    ) -> None:
         self._board = board
         self._stage_metrics = stage_metrics
+        self._snapshots = snapshots
         self._names = list(labels)
         self._values = list(labels.values())
 
@@ -43,6 +51,10 @@ class AgentMetrics(Collector):
         yield self._gauge("attempt", "The attempt that this agent was given; 0 before.", state.attempt)
         running = sum(rank.exit_code is None for rank in state.ranks)
         yield self._gauge("ranks", "Ranks that run in this pod.", running)
+        slots = "Bytes of this pod's memory in which its ranks keep snapshots of their own."
+        yield self._gauge("snapshot_slot_bytes", slots, self._snapshots.slot_bytes)
+        copies = "Bytes of this pod's memory that hold copies of another worker's snapshots."
+        yield self._gauge("snapshot_copy_bytes", copies, self._snapshots.copy_bytes)
         phases = GaugeMetricFamily("trainyard_agent_phase", "1 for the agent's phase.", labels=[*self._names, "phase"])
         for phase in PHASES:
             phases.add_metric([*self._values, phase], phase == state.phase)
