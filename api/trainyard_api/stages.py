@@ -38,8 +38,8 @@ def _owned(section: str, owned: dict[str, str], instead: str) -> tuple[Rule, ...
 
     def refused(key: str) -> Rule:
         return rule(
-            f"!has(self.{section}.{key})",
-            lambda it: getattr(it, section).get(key) is None,
+            f"!has(self.{section}) || !has(self.{section}.{key})",
+            lambda it: (getattr(it, section) or {}).get(key) is None,
             f"{section}.{key} is decided by Trainyard; leave it out: {instead}",
             section,
         )
@@ -117,14 +117,29 @@ class PrepareStage(Model):
 
 
 class ModelSettings(Model):
-    """A Transformer, from a transformers configuration."""
+    """A Transformer, from a transformers configuration, or from an earlier stage with its weights."""
 
-    type: Literal["llama", "gpt2"]
+    type: Literal["llama", "gpt2"] | None = None
     """The model type, as transformers names it."""
-    config: Settings = Field({}, json_schema_extra=_declared(MODEL_OWNED))
+    config: Settings | None = Field(None, json_schema_extra=_declared(MODEL_OWNED))
     """Fields of the type's transformers configuration (hidden_size, num_hidden_layers, …; for gpt2 n_embd, …)."""
+    stage: StageName | None = None
+    """Instead of type and config: an earlier pretrain stage, whose last weights to begin with, at step 0."""
 
-    rules: ClassVar = _owned("config", MODEL_OWNED, "it follows from the tokenizer and from model.type")
+    rules: ClassVar = (
+        rule(
+            "has(self.type) != has(self.stage)",
+            lambda it: (it.type is None) != (it.stage is None),
+            "give exactly one of type and stage",
+        ),
+        rule(
+            "!has(self.config) || !has(self.stage)",
+            lambda it: it.config is None or it.stage is None,
+            "the model of a stage has its configuration; leave config out",
+            "config",
+        ),
+        *_owned("config", MODEL_OWNED, "it follows from the tokenizer and from model.type"),
+    )
 
 
 class ParameterGroup(Model):
@@ -240,7 +255,7 @@ class MixturePart(Model):
 
 
 class PretrainStage(Model):
-    """Train a decoder from scratch on next-token prediction."""
+    """Train a decoder on next-token prediction, from scratch or from the weights of an earlier stage."""
 
     data: StageName | None = None
     """The prepare stage whose tokens to train on."""

@@ -79,6 +79,22 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         {"spec.stages.1.pretrain.model.type": "lama"},
         ("spec.stages[1].pretrain.model.type", "llama", "gpt2"),
     ),
+    "a model that is nothing": (
+        {"spec.stages.1.pretrain.model": {}},
+        ("spec.stages[1].pretrain.model", "give exactly one of type and stage"),
+    ),
+    "a model of a type and of a stage": (
+        {"spec.stages.1.pretrain.model": {"type": "llama", "stage": "corpus"}},
+        ("spec.stages[1].pretrain.model", "give exactly one of type and stage"),
+    ),
+    "a configuration for the model of a stage": (
+        {"spec.stages.1.pretrain.model": {"stage": "base", "config": {"hidden_size": 64}}},
+        ("spec.stages[1].pretrain.model.config", "leave config out"),
+    ),
+    "a model of a stage that trains none": (
+        {"spec.stages.1.pretrain.model": {"stage": "corpus"}},
+        ("stages[1].pretrain.model.stage: corpus is not an earlier pretrain stage; put a pretrain stage before it",),
+    ),
     "a single checkpoint kept": (
         {"spec.stages.1.pretrain.checkpoint": {"keep": 1}},
         ("spec.stages[1].pretrain.checkpoint.keep", "greater than or equal to 2"),

@@ -175,6 +175,7 @@ STAGE_FIELDS: Schema = SPEC["properties"]["stages"]["items"]["properties"]
 
 
 LARGEST_BATCH = 1_048_576
+FROM_SCRATCH = {"type": "gpt2", "config": {"n_embd": 8}}
 
 
 def mixtures(prepares: list[str]) -> st.SearchStrategy[dict[str, Any]]:
@@ -210,10 +211,10 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
     for number, stage in enumerate(stages):
         if number and draw(st.booleans()):
             stage["prepare"]["tokenizer"] = {"stage": draw(st.sampled_from(prepares[:number]))}
-    for name in trainings:
+    for number, name in enumerate(trainings):
         pretrain = draw(in_bounds(STAGE_FIELDS["pretrain"])) | {
             **draw(st.sampled_from([{"data": each} for each in prepares]) | mixtures(prepares)),
-            "model": {"type": draw(st.sampled_from(["llama", "gpt2"])), "config": {"n_embd": 8}},
+            "model": draw(st.sampled_from([FROM_SCRATCH, *({"stage": each} for each in trainings[:number])])),
             "steps": draw(st.integers(1, 1000)),
             "microBatch": draw(st.integers(1, 4)),
         }
@@ -262,9 +263,8 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
     elif slip == "swap":
         stages[here], stages[there] = stages[there], stages[here]
     elif slip == "refer":
-        parts = section.get("mixture", [])
-        tokenizer = section.get("tokenizer", {})
-        for place in (section, tokenizer, *(parts if isinstance(parts, list) else ())):
+        nested = [section.get("tokenizer"), section.get("model"), *section.get("mixture", [])]
+        for place in (section, *(each for each in nested if isinstance(each, dict))):
             for field in {"data", "model", "stage"} & set(place):
                 if isinstance(place[field], str) and draw(st.booleans()):
                     place[field] = draw(st.sampled_from([*names, "nowhere"]))

@@ -1,6 +1,7 @@
 """A rank that trains one model after another: starting processes costs more than training a tiny model.
 
-argv[1] is JSON, a list of {name, settings, fork?: {name, step}}: `fork` begins from another training's checkpoint.
+argv[1] is JSON, a list of {name, settings, fork?: {name, step}, weights?: name}: `fork` goes on from another training's
+checkpoint, `weights` begins with what another one ended with.
 Each rank keeps a ledger of what it trains on: sequences-<rank>.jsonl, a line {step, tokens_BT} for each micro-batch.
 """
 
@@ -38,7 +39,11 @@ for training in json.loads(sys.argv[1]):
             checkpoint = f"checkpoints/step-{fork['step']:08}"
             shutil.copytree(group.output / fork["name"] / checkpoint, output / checkpoint)
     torch.distributed.barrier()
-    job = group.job.model_copy(update={"settings": training["settings"], "output_uri": f"file://{output}"})
-    pretrain.train(replace(group, job=job, output=output), device)
+    inputs = dict(group.inputs)
+    if weights := training.get("weights"):
+        inputs["model.stage"] = group.output / weights
+    uris = {field: f"file://{folder}" for field, folder in inputs.items()}
+    told = {"settings": training["settings"], "output_uri": f"file://{output}", "inputs": uris}
+    pretrain.train(replace(group, job=group.job.model_copy(update=told), output=output, inputs=inputs), device)
     torch.distributed.barrier()
 os._exit(0)

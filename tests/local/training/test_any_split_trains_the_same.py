@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import TINY, Ranks, a_job, held_out_losses, losses, metric_lines, shard_digests
+import torch
+from torch.nn.functional import cross_entropy
+from training import TINY, Ranks, a_job, committed, held_out_losses, losses, metric_lines, shard_digests
+from trainyard_api.checkpoint import read_manifest
+from trainyard_api.stages import PretrainStage
+from trainyard_trainer.checkpoint.restore import open_shards
+from trainyard_trainer.checkpoint.trained import load_trained
+from trainyard_trainer.data.shards import TokenShards
+from trainyard_trainer.engine.batches import Batches
+from trainyard_trainer.group import Group
 
 SCRIPT = str(Path(__file__).with_name("several_trainings.py"))
 
@@ -17,6 +26,9 @@ def of(zero: int, micro_batch: int = 2, **zero_settings: Any) -> dict[str, Any]:
         "deepspeed": {"zero_optimization": {"stage": zero, **zero_settings}},
     }
 
+
+AFTER = of(3) | {"model": {"stage": "base"}}
+"""Another stage, with the weights of an earlier one."""
 
 TWO_RANKS: dict[str, dict[str, Any]] = {
     "zero 0, accumulating 2": {"settings": of(0)},
@@ -35,6 +47,13 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
     "from zero 3 to 3": {"settings": of(3), "fork": {"name": "zero 3, accumulating 2", "step": 2}},
     "from zero 1 to 1": {"settings": of(1), "fork": {"name": "zero 1, accumulating 2", "step": 2}},
     "from zero 0 to 0": {"settings": of(0), "fork": {"name": "zero 0, accumulating 2", "step": 2}},
+    "with the weights of zero 2": {"settings": AFTER, "weights": "zero 2, accumulating 2"},
+    "one step with the weights of zero 2": {"settings": AFTER | {"steps": 1}, "weights": "zero 2, accumulating 2"},
+    "with the weights of zero 2, resumed": {
+        "settings": AFTER,
+        "weights": "zero 2, accumulating 2",
+        "fork": {"name": "with the weights of zero 2", "step": 2},
+    },
     "bf16 on zero 2": {
         "settings": of(2) | {"deepspeed": {"bf16": {"enabled": True}, "zero_optimization": {"stage": 2}}}
     },
@@ -46,7 +65,11 @@ ONE_RANK: dict[str, dict[str, Any]] = {
     "from two ranks to one, zero 3": {"settings": of(3), "fork": {"name": "zero 3, accumulating 2", "step": 2}},
 }
 REFERENCE = "one rank, zero 0"
-IN_FP32 = [name for name in TWO_RANKS | ONE_RANK if name not in (REFERENCE, "bf16 on zero 2")]
+FROM_THE_SEED_IN_FP32 = [
+    name
+    for name, training in (TWO_RANKS | ONE_RANK).items()
+    if name not in (REFERENCE, "bf16 on zero 2") and "weights" not in training
+]
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +83,14 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-@pytest.mark.parametrize("name", IN_FP32)
+@pytest.mark.parametrize("name", FROM_THE_SEED_IN_FP32)
 def test_losses_agree(trained: Path, name: str) -> None:
     reference, got = losses(trained / REFERENCE), losses(trained / name)
     assert got == pytest.approx({step: reference[step] for step in got}, abs=1e-6)
     assert held_out_losses(trained / name)[4] == pytest.approx(held_out_losses(trained / REFERENCE)[4], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", IN_FP32)
+@pytest.mark.parametrize("name", FROM_THE_SEED_IN_FP32)
 def test_gradient_norms_agree(trained: Path, name: str) -> None:
     reference = {line["step"]: line["grad_norm"] for line in metric_lines(trained / REFERENCE) if "loss" in line}
     for line in metric_lines(trained / name):
@@ -79,12 +102,36 @@ def test_gradient_norms_agree(trained: Path, name: str) -> None:
     ("resumed", "undisturbed"),
     [
         ("from zero 0 to 0", "zero 0, accumulating 2"),
+        ("with the weights of zero 2, resumed", "with the weights of zero 2"),
         ("from zero 1 to 1", "zero 1, accumulating 2"),
         ("from zero 3 to 3", "zero 3, accumulating 2"),
     ],
 )
 def test_resuming_in_the_same_layout_is_equal_to_the_bit(trained: Path, resumed: str, undisturbed: str) -> None:
     assert shard_digests(trained / resumed, 4) == shard_digests(trained / undisturbed, 4)
+
+
+def test_another_stage_begins_with_the_weights_that_the_one_before_ended_with(trained: Path, corpus: Path) -> None:
+    stage = PretrainStage.model_validate(TINY)
+    group = Group(a_job("pretrain", trained, TINY, {}), 1, 0, 1, 0, trained, {})
+    first_batch_BT = torch.cat([*Batches({"data": TokenShards(corpus / "train")}, stage, group).micro_batches(1)])
+    model = load_trained(trained / "zero 2, accumulating 2").model
+    with torch.no_grad():
+        logits_BTV = model(input_ids=first_batch_BT[:, :-1]).logits
+    expected = float(cross_entropy(logits_BTV.flatten(0, 1), first_batch_BT[:, 1:].flatten()))
+    got = losses(trained / "with the weights of zero 2")
+    assert got[1] == pytest.approx(expected, abs=1e-6)
+    assert got[1] != pytest.approx(losses(trained / REFERENCE)[1], abs=1e-3)
+
+
+def test_another_stage_begins_at_step_0_without_moments(trained: Path) -> None:
+    """After a single step each moment is that step's gradient, and nothing of those of the stage before."""
+    checkpoint = committed(trained / "one step with the weights of zero 2", 1)
+    manifest = read_manifest(checkpoint)
+    shards = open_shards(manifest, checkpoint)
+    for name, shape in manifest.parameters.items():
+        mean, mean_of_squares = (shards.read(kind, name, 0, math.prod(shape)) for kind in ("exp_avg", "exp_avg_sq"))
+        assert torch.allclose(mean_of_squares / (1 - 0.95), (mean / (1 - 0.9)) ** 2, rtol=1e-5, atol=0), name
 
 
 def test_an_untrained_model_is_as_wrong_as_chance(trained: Path) -> None:

@@ -63,6 +63,15 @@ def test_a_job_names_the_artifacts_that_its_stage_reads() -> None:
     assert job.inputs == {"data": "file:///storage/team/tiny/corpus"}
 
 
+def test_a_job_names_the_stage_whose_weights_it_begins_with() -> None:
+    corpus, base, _ = manifest()["spec"]["stages"]
+    further = {"name": "further", "pretrain": base["pretrain"] | {"model": {"stage": "base"}}}
+    assert job_of(a_run(stages=[corpus, base, further]).in_stage("further", Phase.PENDING).seen()).inputs == {
+        "data": "file:///storage/team/tiny/corpus",
+        "model.stage": "file:///storage/team/tiny/base",
+    }
+
+
 def test_a_job_names_each_part_of_a_mixture_and_the_tokenizer_that_they_share() -> None:
     corpus, base, _ = manifest()["spec"]["stages"]
     settings = {name: value for name, value in base["pretrain"].items() if name != "data"}

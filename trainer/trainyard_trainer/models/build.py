@@ -24,18 +24,20 @@ def model_config(
     settings: ModelSettings, *, vocab_size: int, end_of_text: int, sequence_length: int
 ) -> PretrainedConfig:
     """The transformers configuration that the settings describe; a mistake in them is a PermanentError by its key."""
+    assert settings.type
     config_class, _ = _classes(settings.type)
-    _refuse_unknown_keys(settings.config, config_class)
+    given = settings.config or {}
+    _refuse_unknown_keys(given, config_class)
     positions = _POSITIONS[settings.type]
-    given = settings.config.get(positions, sequence_length)
-    if not isinstance(given, int) or given < sequence_length:
+    limit = given.get(positions, sequence_length)
+    if not isinstance(limit, int) or limit < sequence_length:
         raise PermanentError(
-            f"pretrain.model.config.{positions}: {given!r} is not a number of at least pretrain.sequenceLength, "
+            f"pretrain.model.config.{positions}: {limit!r} is not a number of at least pretrain.sequenceLength, "
             f"{sequence_length}; leave it out to use that"
         )
     sizes = {
         positions: sequence_length,
-        **settings.config,
+        **given,
         "vocab_size": vocab_size,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,

@@ -1,8 +1,8 @@
 """Pretrain a decoder: next-token cross-entropy over packed text, AdamW, warm-up and cosine, in bounded loss of work.
 
-The state after step N is a function of (settings, seed, N, world size) and of nothing else: data order, schedule and
-first weights are computed, the rest is in the checkpoint. So a run killed at any moment ends with the same weights, to
-the bit, as one that never was.
+The state after step N is a function of (settings, inputs, seed, N, world size) and of nothing else: data order, schedule
+and first weights (where they aren't an earlier stage's) are computed, the rest is in the checkpoint. So a run killed at any
+moment ends with the same weights, to the bit, as one that never was.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from ..artifacts import ARTIFACT, read_artifact, write_artifact
 from ..checkpoint.restore import load_state, load_weights, refuse_other_training
 from ..checkpoint.saving import Saving
 from ..checkpoint.store import Checkpoints
-from ..checkpoint.trained import same_tokenizer
+from ..checkpoint.trained import load_trained, same_tokenizer
 from ..data.shards import TokenShards
 from ..engine import processes
 from ..engine.batches import Batches, HeldOut
@@ -29,7 +29,7 @@ from ..engine.randomness import seed_streams
 from ..engine.schedule import learning_rate
 from ..errors import PermanentError, StopRequested
 from ..group import Group
-from ..models.build import build_model, model_config
+from ..models.build import build_model, load_config, model_config
 from .progress import TrainingProgress
 
 
@@ -49,7 +49,7 @@ def train(group: Group, device: torch.device) -> Artifact | None:
     batches = Batches({field: TokenShards(corpus / "train") for field, corpus in corpora.items()}, stage, group)
     held_out = HeldOut({field: TokenShards(corpus / "held-out") for field, corpus in corpora.items()}, stage, group)
     first_corpus = next(iter(corpora.values()))
-    config = _configuration(stage, first_corpus)
+    config = _configuration(stage, first_corpus, group)
     cursor = _cursor(stage, corpora, group.job.seed)
     newest = Checkpoints(group).newest()
     engine, start = _begin(stage, config, batches.accumulation, newest, cursor, group, device)
@@ -105,7 +105,10 @@ def _cursor(stage: PretrainStage, corpora: dict[str, Path], seed: int) -> Cursor
     )
 
 
-def _configuration(stage: PretrainStage, data: Path) -> PretrainedConfig:
+def _configuration(stage: PretrainStage, data: Path, group: Group) -> PretrainedConfig:
+    """The model, by its own settings or as an earlier stage has it."""
+    if earlier := group.inputs.get("model.stage"):
+        return _configuration_of(earlier, stage, data)
     prepared = read_artifact(data, "prepare")["details"]
     return model_config(
         stage.model,
@@ -113,6 +116,23 @@ def _configuration(stage: PretrainStage, data: Path) -> PretrainedConfig:
         end_of_text=prepared["eot_id"],
         sequence_length=stage.sequence_length,
     )
+
+
+def _configuration_of(earlier: Path, stage: PretrainStage, data: Path) -> PretrainedConfig:
+    made = read_artifact(earlier, "pretrain")["details"]
+    if not same_tokenizer(earlier / made["tokenizer"], data / "tokenizer"):
+        name, [field, *_] = stage.model.stage, stage.parts
+        raise PermanentError(
+            f"pretrain.model.stage: {name} was trained on other tokens than pretrain.{field} has; prepare "
+            f"{stage.parts[field].data} with the tokenizer of the data of {name} (prepare.tokenizer.stage)"
+        )
+    config = load_config(made["model"])
+    if stage.sequence_length > config.max_position_embeddings:
+        raise PermanentError(
+            f"pretrain.sequenceLength: {stage.sequence_length} is more than the {config.max_position_embeddings} positions "
+            f"that the model of {stage.model.stage} has; use that or less"
+        )
+    return config
 
 
 def _begin(
@@ -124,18 +144,20 @@ def _begin(
     group: Group,
     device: torch.device,
 ) -> tuple[Engine, int]:
-    """The engine, and how many steps it has done: as the newest checkpoint says, or new from the seed."""
-    model = build_model(config, group.job.seed)
-    if not newest:
+    """The engine, and how many steps it has done: as the newest checkpoint says, or new."""
+    if newest:
+        manifest, folder = newest
+        refuse_other_training(manifest, cursor, stage)
+        model = build_model(config, group.job.seed)
+        load_weights(model, manifest, folder)
         engine = Engine(model, stage, accumulation, device)
-        seed_streams(group.job.seed, 0, group.rank)
-        return engine, 0
-    manifest, folder = newest
-    refuse_other_training(manifest, cursor, stage)
-    load_weights(model, manifest, folder)
+        load_state(engine, manifest, folder, group)
+        return engine, manifest.step
+    earlier = group.inputs.get("model.stage")
+    model = load_trained(earlier).model if earlier else build_model(config, group.job.seed)
     engine = Engine(model, stage, accumulation, device)
-    load_state(engine, manifest, folder, group)
-    return engine, manifest.step
+    seed_streams(group.job.seed, 0, group.rank)
+    return engine, 0
 
 
 def _finish(
