@@ -21,18 +21,43 @@ from .stages import (
 )
 from .status import Status
 
-ClaimName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
+ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
 
 
 class Storage(Model):
     """Where artifacts and checkpoints go."""
 
-    uri: Annotated[str, StringConstraints(pattern=r"^file:///.+", max_length=1024)] = "file:///storage"
-    """A folder that every worker sees. With claimName, the claim is mounted at this path."""
-    claim_name: (
-        Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)] | None
-    ) = None
-    """The PersistentVolumeClaim to mount; it needs ReadWriteMany when workers sit on several nodes."""
+    uri: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^(file:///.+|s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](/[^/?#]+)*/?)$",
+            max_length=1024,
+        ),
+    ] = "file:///storage"
+    """A folder that every worker sees, file:///…, or a place in an object store, s3://bucket/prefix."""
+    claim_name: ObjectName | None = None
+    """The PersistentVolumeClaim to mount at the folder; it needs ReadWriteMany when workers sit on several nodes."""
+    secret_name: ObjectName | None = None
+    """A Secret in the run's namespace; each of its keys becomes a variable in the pods' environment.
+
+    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and where needed AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL.
+    `trainyard run` uses the environment that it is started in instead. Not needed where nodes or service accounts have a role.
+    """
+
+    rules: ClassVar = (
+        rule(
+            "!has(self.claimName) || self.uri.startsWith('file://')",
+            lambda it: it.claim_name is None or it.uri.startswith("file://"),
+            "an object store has no claim to mount; leave claimName out, or give a file:/// uri",
+            "claimName",
+        ),
+        rule(
+            "!has(self.secretName) || self.uri.startsWith('s3://')",
+            lambda it: it.secret_name is None or it.uri.startswith("s3://"),
+            "credentials are for an object store; leave secretName out, or give uri: s3://bucket/prefix",
+            "secretName",
+        ),
+    )
 
 
 class Workers(Model):

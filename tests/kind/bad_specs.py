@@ -103,7 +103,15 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         {"spec.stages.1.pretrain.checkpoint": {"everySteps": 100, "keepEvery": 250}},
         ("spec.stages[1].pretrain.checkpoint.keepEvery", "250 is not a multiple of everySteps 100", "use 300"),
     ),
-    "a storage that no worker can reach": ({"spec.storage": {"uri": "ftp://x"}}, ("spec.storage.uri", "^file:///")),
+    "a storage that no worker can reach": ({"spec.storage": {"uri": "ftp://x"}}, ("spec.storage.uri", "file:///", "s3://")),
+    "a claim for an object store": (
+        {"spec.storage": {"uri": "s3://bucket/runs", "claimName": "training"}},
+        ("spec.storage.claimName", "leave claimName out, or give a file:/// uri"),
+    ),
+    "credentials for a folder": (
+        {"spec.storage": {"uri": "file:///storage", "secretName": "keys"}},
+        ("spec.storage.secretName", "leave secretName out, or give uri: s3://bucket/prefix"),
+    ),
     "no stages": ({"spec.stages": []}, ("spec.stages", "at least 1 item")),
     "a stage without a kind": (
         {"spec.stages.3.export": LEFT_OUT},

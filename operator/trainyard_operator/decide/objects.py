@@ -118,6 +118,8 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
         {"name": "scratch", "emptyDir": {}},
         {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
     ]
+    if secret := run.spec.storage.secret_name:
+        container["envFrom"] = [{"secretRef": {"name": secret}}]
     if claim := run.spec.storage.claim_name:
         mounts.append({"name": "storage", "mountPath": run.spec.storage.uri.removeprefix("file://")})
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": claim}})

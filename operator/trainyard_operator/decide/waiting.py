@@ -53,5 +53,8 @@ def _why(seen: Observation, pod: Pod) -> Waiting | None:
         text = f"spec.image: {image} can't be pulled ({reason}: {message}); correct the name or give access"
         return Waiting(reason=Reason.IMAGE_PULL_FAILED, message=text, object=name, since=since)
     if reason and reason not in ("ContainerCreating", "PodInitializing"):
-        return Waiting(reason=Reason.CONTAINER_NOT_STARTED, message=f"{reason}: {message}", object=name, since=since)
+        text = f"{reason}: {message}"
+        if (secret := seen.run.spec.storage.secret_name) and f'secret "{secret}"' in message:
+            text += "; create the Secret that spec.storage.secretName names, in the run's namespace"
+        return Waiting(reason=Reason.CONTAINER_NOT_STARTED, message=text, object=name, since=since)
     return None

@@ -48,6 +48,12 @@ def test_a_template_adds_to_our_container_and_brings_sidecars_but_protection_sta
     assert side["securityContext"]["readOnlyRootFilesystem"] is True
 
 
+def test_the_secret_of_an_object_store_becomes_the_trainers_environment_and_nothing_is_mounted() -> None:
+    pod = pod_manifest(seen(storage={"uri": "s3://bucket/prefix", "secretName": "keys"}), 0)["spec"]
+    assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "keys"}}]
+    assert {volume["name"] for volume in pod["volumes"]} == {"token", "scratch", "shared-memory"}
+
+
 def test_gpus_are_ranks_and_a_limit_and_cpu_is_not_limited() -> None:
     observed = seen(resources={"gpus": 2, "cpu": "8", "memory": "64Gi"}, workers={"count": 1})
     resources = pod_manifest(observed, 0)["spec"]["containers"][0]["resources"]

@@ -139,6 +139,29 @@ CASES: dict[str, tuple[Case, tuple[Callable[[Decision, Status], bool], ...]]] = 
         ),
         (becomes(Phase.STARTING, Reason.IMAGE_PULL_FAILED), says("spec.image: nowhere/none:1")),
     ),
+    "a Secret that isn't there is waited for, in the kubelet's words, with the field that names it": (
+        a_run(storage={"uri": "s3://bucket/prefix", "secretName": "keys"})
+        .in_stage(phase=Phase.QUEUED)
+        .with_pods(
+            pod(0),
+            pod(
+                1,
+                phase="Pending",
+                containerStatuses=[
+                    {
+                        "name": "trainer",
+                        "state": {
+                            "waiting": {"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'}
+                        },
+                    }
+                ],
+            ),
+        ),
+        (
+            becomes(Phase.STARTING, Reason.CONTAINER_NOT_STARTED),
+            says('CreateContainerConfigError: secret "keys" not found', "spec.storage.secretName"),
+        ),
+    ),
     "no agent is assigned before rank 0's has answered": (
         a_run().in_stage(phase=Phase.STARTING).with_pods(pod(0), pod(1)),
         (becomes(Phase.STARTING, Reason.WAITING_FOR_AGENTS), does()),
