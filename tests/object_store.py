@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import pytest
 from conditions import eventually
 
 BUCKET = "training"
@@ -33,11 +34,11 @@ class ObjectStore:
 
 
 @contextmanager
-def object_store() -> Iterator[ObjectStore]:
+def object_store(host: str = "127.0.0.1") -> Iterator[ObjectStore]:
     """Run one for as long as the block does."""
     port = free_port()
-    endpoint = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    endpoint = f"http://{host}:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env={"PATH": os.environ["PATH"]})
         try:
@@ -48,6 +49,18 @@ def object_store() -> Iterator[ObjectStore]:
         finally:
             server.kill()
             server.wait()
+
+
+@contextmanager
+def connected_to(server: ObjectStore) -> Iterator[None]:
+    """Give this process, and those that it starts, the server's address and credentials."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()  # it holds the endpoint of another test
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from trainyard_trainer.stages.prepare import prepare
 MANY = {f"d{number:02}.txt": f"document {number}: naïve 🦜 text\r\n" * (number + 1) for number in range(30)}
 
 
-def a_prepare_job(storage: Path, settings: dict[str, Any], run_uid: str = "u") -> Job:
+def a_prepare_job(storage: Path, settings: dict[str, Any], run_uid: str = "u", out: str = "out") -> Job:
     return Job(
         namespace="default",
         run="tiny",
@@ -24,7 +24,7 @@ def a_prepare_job(storage: Path, settings: dict[str, Any], run_uid: str = "u") -
         settings={"heldOutFraction": 0.3, "tokenizer": {"vocabSize": 300}, **settings},
         seed=0,
         storage_uri=f"file://{storage}",
-        output_uri=f"file://{storage}/out",
+        output_uri=f"file://{storage}/{out}",
         inputs={field: f"file://{storage}/{name}" for field, name in _inputs(settings).items()},
     )
 
@@ -35,7 +35,7 @@ def run_prepare(
     """Prepare `sources` under `storage` and return the artifact's content."""
     output = storage / out
     output.mkdir(exist_ok=True)
-    job = a_prepare_job(storage, {"sources": sources, **settings}, run_uid)
+    job = a_prepare_job(storage, {"sources": sources, **settings}, run_uid, out)
     inputs = {field: storage / name for field, name in _inputs(settings).items()}
     prepare(Group(job, attempt=attempt, rank=0, world_size=1, local_rank=0, output=output, inputs=inputs))
     return read_artifact(output, "prepare")

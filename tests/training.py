@@ -62,8 +62,17 @@ def a_job(kind: str, output: Path, settings: dict[str, Any], inputs: dict[str, P
 class Ranks:
     """The processes of a stage. None of them can find a compiler: PATH leads nowhere."""
 
-    def __init__(self, job: Job, world_size: int = 2, attempt: int = 1, script: tuple[str, ...] = ()) -> None:
-        self.output = Path(job.output_uri.removeprefix("file://"))
+    def __init__(
+        self,
+        job: Job,
+        world_size: int = 2,
+        attempt: int = 1,
+        script: tuple[str, ...] = (),
+        folder: Path | None = None,
+        **environment: str,
+    ) -> None:
+        """What they say goes to `folder`, by default the stage's own."""
+        self.output = folder or Path(job.output_uri.removeprefix("file://"))
         self.output.mkdir(exist_ok=True)
         port = str(_free_port())
         self._logs = [self.output / f"rank-{rank}.{attempt}.log" for rank in range(world_size)]
@@ -89,6 +98,7 @@ class Ranks:
                     "TRAINYARD_JOB": job.model_dump_json(by_alias=True),
                     "TRAINYARD_ATTEMPT": str(attempt),
                     "TRAINYARD_REPORT_FD": str(reports),
+                    **environment,
                 },
                 pass_fds=[reports],
                 stdout=log.open("w"),

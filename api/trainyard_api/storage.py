@@ -52,6 +52,9 @@ class Storage(Protocol):
     def size(self, path: str) -> int:
         """Bytes of the thing."""
 
+    def sizes(self, path: str = "") -> dict[str, int]:
+        """Bytes of every thing below `path`, however deep, by the path from there; {} if there is none."""
+
     def read(self, path: str) -> bytes:
         """The whole of a small thing; use `read_into` for a large one."""
 
@@ -104,6 +107,11 @@ class Files:
 
     def size(self, path: str) -> int:
         return (self.folder / path).stat().st_size
+
+    def sizes(self, path: str = "") -> dict[str, int]:
+        top = self.folder / path
+        files = (Path(folder, name) for folder, _, names in os.walk(top) for name in names)
+        return dict(sorted((file.relative_to(top).as_posix(), file.stat().st_size) for file in files))
 
     def read(self, path: str) -> bytes:
         return (self.folder / path).read_bytes()
@@ -172,6 +180,15 @@ class Objects:
             if known["type"] != "file":
                 raise FileNotFoundError("no such object")
             return int(known["size"])
+
+    def sizes(self, path: str = "") -> dict[str, int]:
+        prefix = f"{self._key(path)}/"
+        with self._told(path):
+            found = self._store.find(prefix, detail=True, timeout=_SECONDS)
+        files = {key: known for key, known in found.items() if known["type"] == "file" and not key.endswith("/")}
+        return {
+            key.removeprefix(prefix): known["size"] for key, known in sorted(files.items()) if key.startswith(prefix)
+        }
 
     def read(self, path: str) -> bytes:
         with self._told(path):

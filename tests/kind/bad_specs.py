@@ -103,7 +103,10 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         {"spec.stages.1.pretrain.checkpoint": {"everySteps": 100, "keepEvery": 250}},
         ("spec.stages[1].pretrain.checkpoint.keepEvery", "250 is not a multiple of everySteps 100", "use 300"),
     ),
-    "a storage that no worker can reach": ({"spec.storage": {"uri": "ftp://x"}}, ("spec.storage.uri", "file:///", "s3://")),
+    "a storage that no worker can reach": (
+        {"spec.storage": {"uri": "ftp://x"}},
+        ("spec.storage.uri", "file:///", "s3://"),
+    ),
     "a claim for an object store": (
         {"spec.storage": {"uri": "s3://bucket/runs", "claimName": "training"}},
         ("spec.storage.claimName", "leave claimName out, or give a file:/// uri"),

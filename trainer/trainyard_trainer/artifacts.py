@@ -1,6 +1,6 @@
-"""What a stage leaves behind: files in its folder, and artifact.json, whose presence says that they are whole.
+"""What a stage leaves behind: files in its place in storage, and artifact.json, whose presence says that they are whole.
 
-The artifact is committed by one rename, after everything it names is on disk, and never changes afterwards. It records
+artifact.json is written in one piece, after everything it names is in storage, and never changes afterwards. It records
 a digest of all that the stage was told (kind, settings, seed, inputs): finding the same digest, a stage that is started
 again is already done; finding another, it refuses to overwrite.
 """
@@ -8,27 +8,41 @@ again is already done; finding another, it refuses to overwrite.
 import hashlib
 import json
 import math
+import mmap
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from trainyard_api.protocol import Artifact
+from trainyard_api.status import Progress
+from trainyard_api.storage import open_storage
 
-from .errors import PermanentError
+from .errors import PermanentError, RetryableError, StopRequested
 from .group import Group
+from .scratch import Known, Note, fetch, is_folder, one_at_a_time, wanted_files
 
 ARTIFACT = "artifact.json"
+_TOLD_BYTES = 64 * 2**20
+"""Of a file whose way to storage is told, for it takes a while."""
 
 
 def write_artifact(
-    group: Group, *, metrics: dict[str, float], files: Iterable[Path | str], details: dict[str, Any]
+    group: Group,
+    *,
+    metrics: dict[str, float],
+    files: Iterable[Path | str],
+    details: dict[str, Any],
+    stored: Iterable[Known] = (),
 ) -> Artifact:
     """Commit what the stage made, and report it. For rank 0, when every rank has written its part.
 
-    `files` are files, or folders taken with all that is in them, in the stage's folder; they are digested here and
-    synced to disk. `details` is what readers of this kind of artifact need to open it.
+    `files` are files, or folders taken with all that is in them, where the stage works; they are digested here, and put to
+    storage if they aren't there. `stored` is what is in storage already, with its digests. `details` is what readers of
+    this kind of artifact need to open it.
     """
     if done := finished_artifact(group):
         return done
@@ -46,25 +60,29 @@ def write_artifact(
         "settings": group.job.settings,
         "settingsDigest": settings_digest(group),
         "inputs": _inputs(group),
-        "files": {str(each.relative_to(group.output)): _settle(each) for each in _all_files(group.output, files)},
+        "files": {
+            each.path: {"bytes": each.bytes, "sha256": each.sha256}
+            for each in sorted([*_settled(group, files), *stored], key=lambda each: each.path)
+        },
         "metrics": metrics,
         "details": details,
     }
-    replace_file(group.output / ARTIFACT, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n")
-    return _announce(group, metrics)
+    written = json.dumps(content, indent=2, allow_nan=False).encode() + b"\n"
+    group.storage.write(ARTIFACT, written)
+    return _announce(group, written, metrics)
 
 
 def finished_artifact(group: Group) -> Artifact | None:
     """The artifact of an earlier attempt at the same job, reported again; None if there is none."""
-    if not (group.output / ARTIFACT).exists():
+    if (written := _stored(group)) is None:
         return None
-    there = read_artifact(group.output, group.job.kind)
+    there = _parsed(written, f"{group.storage.uri}/{ARTIFACT}", group.job.kind)
     if there["settingsDigest"] != settings_digest(group):
         raise PermanentError(
-            f"{group.output} holds an artifact that run {there['run']} made with other settings or inputs, and "
+            f"{group.storage.uri} holds an artifact that run {there['run']} made with other settings or inputs, and "
             "artifacts never change; give the run or the stage another name, or delete that folder"
         )
-    return _announce(group, there["metrics"])
+    return _announce(group, written, there["metrics"])
 
 
 def sources_may_have_changed(group: Group) -> bool:
@@ -72,23 +90,54 @@ def sources_may_have_changed(group: Group) -> bool:
 
     The stage itself then looks at the files again. Within one run they are what they were when it began.
     """
-    if group.job.kind != "prepare" or not (group.output / ARTIFACT).exists():
-        return False
-    return bool(read_artifact(group.output, group.job.kind)["runUid"] != group.job.run_uid)
+    there = own_artifact(group) if group.job.kind == "prepare" else None
+    return bool(there and there["runUid"] != group.job.run_uid)
+
+
+def own_artifact(group: Group) -> dict[str, Any] | None:
+    """The content of the stage's artifact.json, None if there is none."""
+    written = _stored(group)
+    return None if written is None else _parsed(written, f"{group.storage.uri}/{ARTIFACT}", group.job.kind)
+
+
+def fetch_inputs(group: Group) -> None:
+    """Bring the artifacts that the stage reads to this worker, unless they are where it can read them in place."""
+    for field, uri in group.job.inputs.items():
+        if is_folder(uri):
+            continue
+        folder, source, note = group.inputs[field], open_storage(uri), _noting(group)
+        with one_at_a_time(folder, waiting=partial(note, f"{uri} is being fetched")):
+            written = _of_input(uri, field)
+            local = folder / ARTIFACT
+            if local.exists() and local.read_bytes() == written:
+                continue
+            fetch(source, wanted_files(_parsed(written, f"{uri}/{ARTIFACT}"), uri), folder, note)
+            replace_file(local, written)
+
+
+def _noting(group: Group) -> Note:
+    """Tells the agent every second, if it takes that long; leaves when a stop is asked for."""
+    told = time.monotonic()
+
+    def note(message: str) -> None:
+        nonlocal told
+        if group.stopping():
+            raise StopRequested("nothing is done yet that could be saved")
+        if time.monotonic() >= told + 1:
+            told = time.monotonic()
+            group.report(progress=Progress(message=message))
+
+    return note
 
 
 def read_artifact(path: Path, kind: str) -> dict[str, Any]:
     """The content of the artifact.json in folder `path`, which must be of `kind`."""
     file = path / ARTIFACT
     try:
-        content: dict[str, Any] = json.loads(file.read_bytes())
+        written = file.read_bytes()
     except FileNotFoundError:
         raise PermanentError(f"{file}: missing; the {kind} stage that makes it must come first, and succeed") from None
-    except ValueError as error:
-        raise PermanentError(f"{file}: not JSON ({error}); delete the folder and run its stage again") from None
-    if content.get("kind") != kind:
-        raise PermanentError(f"{file}: kind: {content.get('kind')} where {kind} is needed; name a {kind} stage")
-    return content
+    return _parsed(written, str(file), kind)
 
 
 def settings_digest(group: Group) -> str:
@@ -118,25 +167,67 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def _parsed(written: bytes, where: str, kind: str | None = None) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(written)
+    except ValueError as error:
+        raise PermanentError(f"{where}: not JSON ({error}); delete the folder and run its stage again") from None
+    if kind and content.get("kind") != kind:
+        raise PermanentError(f"{where}: kind: {content.get('kind')} where {kind} is needed; name a {kind} stage")
+    return content
+
+
+def _stored(group: Group) -> bytes | None:
+    """The stage's artifact.json, if it is there."""
+    try:
+        return group.storage.read(ARTIFACT)
+    except FileNotFoundError:
+        return None
+
+
 def _inputs(group: Group) -> dict[str, dict[str, str]]:
     return {
-        field: {"uri": group.job.inputs[field], "digest": _digest_of_artifact(folder, field)}
-        for field, folder in group.inputs.items()
+        field: {"uri": uri, "digest": hashlib.sha256(_of_input(uri, field)).hexdigest()}
+        for field, uri in group.job.inputs.items()
     }
 
 
-def _digest_of_artifact(folder: Path, field: str) -> str:
+def _of_input(uri: str, field: str) -> bytes:
+    """The artifact.json of an input."""
     try:
-        return hashlib.sha256((folder / ARTIFACT).read_bytes()).hexdigest()
+        return open_storage(uri).read(ARTIFACT)
     except FileNotFoundError:
-        raise PermanentError(f"{field}: {folder / ARTIFACT} is missing; the stage that makes it must succeed") from None
+        raise PermanentError(f"{field}: {uri}/{ARTIFACT} is missing; the stage that makes it must succeed") from None
 
 
-def _announce(group: Group, metrics: dict[str, float]) -> Artifact:
-    digest = hashlib.sha256((group.output / ARTIFACT).read_bytes()).hexdigest()
+def _announce(group: Group, written: bytes, metrics: dict[str, float]) -> Artifact:
+    digest = hashlib.sha256(written).hexdigest()
     artifact = Artifact(uri=group.job.output_uri, digest=digest, metrics=metrics)
     group.report(artifact=artifact)
     return artifact
+
+
+def _settled(group: Group, names: Iterable[Path | str]) -> Iterator[Known]:
+    """The files that the stage made, each in storage by then."""
+    for file in _all_files(group.output, names):
+        known = _settle(file, file.relative_to(group.output).as_posix())
+        if not is_folder(group.job.output_uri):
+            _put(group, file, known)
+        yield known
+
+
+def _put(group: Group, file: Path, known: Known) -> None:
+    """Put a file to storage. What arrives is what was digested: the client sends a checksum along."""
+    if known.bytes >= _TOLD_BYTES:
+        group.report(progress=Progress(message=f"putting {known.path} to {group.storage.uri}"))
+    with open(file, "rb") as opened:
+        if known.bytes:
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
+                group.storage.write(known.path, view)
+        else:
+            group.storage.write(known.path, b"")
+    if (size := group.storage.size(known.path)) != known.bytes:
+        raise RetryableError(f"{group.storage.uri}/{known.path}: {size} bytes arrived where {known.bytes} were put")
 
 
 def _all_files(root: Path, names: Iterable[Path | str]) -> list[Path]:
@@ -149,9 +240,9 @@ def _all_files(root: Path, names: Iterable[Path | str]) -> list[Path]:
     return sorted(found)
 
 
-def _settle(path: Path) -> dict[str, Any]:
+def _settle(file: Path, path: str) -> Known:
     """Size and SHA-256 of a file that is now surely on disk."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    with open(file, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        os.fsync(opened.fileno())
+    return Known(path, file.stat().st_size, digest)

@@ -8,6 +8,7 @@ import errno
 from typing import ClassVar
 
 from trainyard_api.exit_codes import ExitCode
+from trainyard_api.probe import remedy
 
 
 class StageError(Exception):
@@ -60,6 +61,8 @@ def from_exception(error: BaseException) -> StageError | None:
         return error
     if isinstance(error, ConnectionError) or _is_lost_peer(error):
         return PeerLostError(f"lost another rank: {_first_line(error)}")
+    if isinstance(error, PermissionError) and "://" in str(error.filename):
+        return PermanentError(f"spec.storage: {error.filename} ({error.strerror}); {remedy(error)}")
     if isinstance(error, PermissionError):
         return PermanentError(f"{error.filename}: permission denied; let the trainer's user read and write it")
     if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:

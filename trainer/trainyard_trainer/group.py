@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from trainyard_api.model import Model, explain_errors
 from trainyard_api.protocol import Job, Report
+from trainyard_api.storage import Storage, open_storage
 
 from .errors import PermanentError
+from .scratch import folder_of
 
 M = TypeVar("M", bound=Model)
 
@@ -35,9 +37,9 @@ class Group:
     world_size: int
     local_rank: int
     output: Path
-    """The stage's folder."""
+    """Where the stage works: its folder in storage, or one in scratch for what `write_artifact` puts to an object store."""
     inputs: dict[str, Path]
-    """Field of the settings → folder of the artifact that it names."""
+    """Field of the settings → folder of the artifact that it names, in storage or fetched from there."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Group":
@@ -49,9 +51,17 @@ class Group:
             rank=int(environment["RANK"]),
             world_size=int(environment["WORLD_SIZE"]),
             local_rank=int(environment["LOCAL_RANK"]),
-            output=path_of(job.output_uri),
-            inputs={field: path_of(uri) for field, uri in job.inputs.items()},
+            output=folder_of(job.output_uri, f"outputs/{environment['TRAINYARD_ATTEMPT']}"),
+            inputs={field: folder_of(uri, "inputs") for field, uri in job.inputs.items()},
         )
+
+    @property
+    def storage(self) -> Storage:
+        """The stage's place in storage: what others see of it."""
+        try:
+            return open_storage(self.job.output_uri)
+        except ValueError as error:
+            raise PermanentError(f"spec.storage.uri: {error}") from None
 
     def settings(self, model: type[M]) -> M:
         """The stage's settings, typed."""
@@ -79,8 +89,3 @@ class Group:
 def stop_on_sigterm() -> None:
     """From now on SIGTERM ends nothing by itself: stages ask `group.stopping()` and leave when all is saved."""
     signal.signal(signal.SIGTERM, lambda *_: _stop.set())
-
-
-def path_of(uri: str) -> Path:
-    """The folder behind a file:// URI, which is the only kind that admission lets in."""
-    return Path(uri.removeprefix("file://"))

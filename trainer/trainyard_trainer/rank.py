@@ -5,7 +5,6 @@ the interpreter's own exit.
 """
 
 import ctypes
-import errno
 import faulthandler
 import importlib
 import os
@@ -15,16 +14,17 @@ import traceback
 from typing import NoReturn
 
 from trainyard_api.exit_codes import ExitCode
+from trainyard_api.probe import UNWRITABLE, lasting, probe, remedy
 from trainyard_api.protocol import Termination
+from trainyard_api.storage import Storage
 
-from .artifacts import finished_artifact, sources_may_have_changed
+from .artifacts import fetch_inputs, finished_artifact, sources_may_have_changed
 from .errors import PermanentError, from_exception
 from .group import Group, stop_on_sigterm
+from .scratch import is_folder, make_scratch
 
 CRASHED = 1
 PR_SET_PDEATHSIG = 1
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-"""Errors of a storage that no waiting makes writable."""
 
 
 def main() -> NoReturn:
@@ -43,6 +43,7 @@ def run(group: Group) -> int:
     try:
         make_output(group)
         if sources_may_have_changed(group) or not finished_artifact(group):
+            fetch_inputs(group)
             stage = importlib.import_module(f".stages.{group.job.kind}", __package__)
             getattr(stage, group.job.kind)(group)
     except BaseException as error:  # anything at all must become an exit code and a reason
@@ -51,7 +52,12 @@ def run(group: Group) -> int:
 
 
 def make_output(group: Group) -> None:
-    """The stage's folder, which is the first thing written to storage, so that a storage of no use is found here."""
+    """The place that the stage works in, and the first thing written to storage, so that one of no use is found here."""
+    if not is_folder(group.job.output_uri):
+        make_scratch(group.output)
+        if group.rank == 0:
+            _probe(group.storage)
+        return
     try:
         group.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -59,6 +65,15 @@ def make_output(group: Group) -> None:
             raise
         remedy = f"name storage that the trainer's user ({os.geteuid()}) can write to"
         raise PermanentError(f"spec.storage.uri: {group.job.storage_uri}: {error}; {remedy}") from None
+
+
+def _probe(storage: Storage) -> None:
+    try:
+        probe(storage)
+    except OSError as error:
+        if not lasting(error):
+            raise
+        raise PermanentError(f"spec.storage: {storage.uri} can't be used ({error.strerror}); {remedy(error)}") from None
 
 
 def fail(group: Group, error: BaseException) -> int:

@@ -5,7 +5,9 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 from trainyard_api.model import explain_errors
+from trainyard_api.probe import probe, remedy
 from trainyard_api.run import TrainingRun
+from trainyard_api.storage import open_storage
 
 from ..cluster.home import Home
 from ..decide.template import template_mistakes
@@ -53,16 +55,16 @@ def check_storage(home: Home, run: TrainingRun) -> None:
     """Raise InputError unless the home and the run's storage can be written."""
     by_claim = run.spec.storage.claim_name is not None
     field = "spec.storage.claimName" if by_claim else "spec.storage.uri"
-    remedy = "use --home to choose another folder" if by_claim else "name a folder that you own, or set claimName"
-    wanted = {"--home": (home.root, "choose a folder that you own"), field: (home.storage(run.spec.wire()), remedy)}
+    folder = "use --home to choose another folder" if by_claim else "name a folder that you own, or set claimName"
+    home_uri, storage_uri = f"file://{home.root}", home.storage_uri(run.spec.wire())
     mistakes = []
-    for name, (folder, what_to_do) in wanted.items():
-        probe = folder / ".writable"
+    for name, uri, instead in (("--home", home_uri, "choose a folder that you own"), (field, storage_uri, folder)):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
+            probe(open_storage(uri))
+        except ValueError as error:
+            mistakes.append(f"{name}: {error}")
         except OSError as error:
-            mistakes.append(f"{name}: {folder} can't be written ({error.strerror}); {what_to_do}")
+            what = instead if uri.startswith("file://") else remedy(error)
+            mistakes.append(f"{name}: {uri.removeprefix('file://')} can't be written ({error.strerror}); {what}")
     if mistakes:
         raise InputError(*mistakes)

@@ -14,7 +14,7 @@ from trainyard_api.run import TrainingRun
 
 from ..cluster.home import Home
 from .get import selected
-from .taking_up import made_by
+from .taking_up import artifacts
 
 
 @dataclass
@@ -39,7 +39,11 @@ def plot_command(options: argparse.Namespace) -> int:
         return 1
     run = TrainingRun.read_stored({**runs[0], "status": None})
     output = options.output or Path(f"{options.run}.png")
-    drawn = plot(home, run, output)
+    try:
+        drawn = plot(home, run, output)
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}; plot reads metrics.jsonl from there", file=sys.stderr)
+        return 1
     if not drawn:
         print(f"run {options.run} has no steps yet; `trainyard get {options.run}` says where it is", file=sys.stderr)
         return 1
@@ -52,19 +56,22 @@ def plot(home: Home, run: TrainingRun, output: Path) -> list[Path]:
     stages = [stage.name for stage in run.spec.stages if stage.kind == "pretrain"]
     drawn = []
     for name in stages:
-        metrics = made_by(home, run) / name / "metrics.jsonl"
-        if metrics.exists() and (curve := read_curve(metrics)).loss:
+        try:
+            metrics = artifacts(home, run).read(f"{name}/metrics.jsonl").decode()
+        except FileNotFoundError:
+            continue
+        if (curve := read_curve(metrics)).loss:
             file = output if len(stages) == 1 else output.with_name(f"{output.stem}-{name}{output.suffix}")
             draw(curve, f"{run.metadata.name}: {name}", file)
             drawn.append(file)
     return drawn
 
 
-def read_curve(metrics: Path) -> Curve:
+def read_curve(metrics: str) -> Curve:
     """Read metrics.jsonl; a last line that is still being written is left out."""
     curve = Curve()
     attempt = None
-    for line in metrics.read_text().splitlines(keepends=True):
+    for line in metrics.splitlines(keepends=True):
         if not line.endswith("\n"):
             continue
         row = json.loads(line)

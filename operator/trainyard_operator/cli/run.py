@@ -6,7 +6,6 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 from trainyard_api.run import TrainingRun
@@ -18,7 +17,7 @@ from ..observe.server import serving
 from . import words
 from .inputs import InputError, check_storage, read_run_file
 from .local_run import LocalRun
-from .taking_up import made_by, take_up
+from .taking_up import artifacts, take_up
 from .views import View, viewing
 
 SUCCEEDED, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
@@ -116,8 +115,8 @@ def conclusion(home: Home, run: TrainingRun, status: Status) -> list[str]:
             lines.append(f"  {stage.name}: {metrics or 'done'}")
     lines += [f"  {words.quarantined(each)}" for each in status.quarantined]
     lines += [f"  recovery: {words.recovery(recovery)}" for recovery in status.recoveries]
-    places: dict[str, Path] = {
-        "artifacts": made_by(home, run),
+    places = {
+        "artifacts": artifacts(home, run).uri.removeprefix("file://"),
         "logs": folder / "logs",
         "status": folder / "run.json",
     }

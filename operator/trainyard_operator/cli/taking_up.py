@@ -10,6 +10,7 @@ from pathlib import Path
 from trainyard_api.names import API_VERSION, KIND
 from trainyard_api.run import TrainingRun
 from trainyard_api.status import Phase, Reason, Status
+from trainyard_api.storage import Storage, open_storage
 
 from ..cluster import processes
 from ..cluster.home import Home
@@ -86,10 +87,22 @@ def discard(home: Home, run: TrainingRun, say: Callable[[str], None]) -> None:
     if known := home.read_run(namespace, name):
         asyncio.run(processes.end(f"{known['metadata']['uid']}/"))
     folder = home.folder(namespace, name)
-    for doomed in (made_by(home, run), *(each for each in folder.glob("*") if each.name != "lock")):
-        if doomed.exists():
-            say(f"deleting {doomed}")
-            shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
+    made = artifacts(home, run)
+    if made.names():
+        say(f"deleting {made.uri.removeprefix('file://')}")
+        made.remove("")
+    for doomed in (each for each in folder.glob("*") if each.name != "lock"):
+        say(f"deleting {doomed}")
+        shutil.rmtree(doomed) if doomed.is_dir() else doomed.unlink()
+
+
+def artifacts(home: Home, run: TrainingRun) -> Storage:
+    """The place of all artifacts of a run."""
+    namespace, name = run.key
+    try:
+        return open_storage(f"{home.storage_uri(run.spec.wire())}/{namespace}/{name}")
+    except ValueError as error:
+        raise InputError(f"spec.storage.uri: {error}") from None
 
 
 def made_by(home: Home, run: TrainingRun) -> Path:

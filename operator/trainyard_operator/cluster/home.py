@@ -4,6 +4,7 @@ runs/<namespace>/<name>/run.json      spec and status, replaced by one rename
                         events.jsonl  what happened, one line each
                         logs/<pod>.log, termination/<pod>
                         secrets/<name>/<key>  0700
+                        scratch/<pod>/        gone with the pod
                         lock          held by the `trainyard run` that drives the run
 volumes/<claimName>/                  what a claim is in a cluster: artifacts, checkpoints
 key                                   agents' tokens are derived from it
@@ -39,12 +40,17 @@ class Home:
         """What the claim is on this machine."""
         return self.root / "volumes" / claim
 
-    def storage(self, spec: Manifest) -> Path:
-        """The folder that a run's storage is on this machine: its claim's, or without a claim the one in the URI."""
+    def storage_uri(self, spec: Manifest) -> str:
+        """A run's storage as this machine sees it: the claim's folder, or without a claim what the URI says."""
         storage = spec.get("storage") or {}
         if claim := storage.get("claimName"):
-            return self.volume(claim)
-        return Path(storage.get("uri", "file:///storage").removeprefix("file://"))
+            return f"file://{self.volume(claim)}"
+        uri: str = storage.get("uri", "file:///storage")
+        return uri.rstrip("/")
+
+    def storage(self, spec: Manifest) -> Path:
+        """The folder that a run's storage is on this machine."""
+        return Path(self.storage_uri(spec).removeprefix("file://"))
 
     def read_run(self, namespace: str, name: str) -> Manifest | None:
         """The run as last written, None if there is none of that name."""

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import os
+import shutil
 import sys
 import uuid
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class LocalCluster:
         """Take charge of a run, new or read from its home, and end what an operator that was killed left of it."""
         self._home.make_folders(*_key(run))
         await processes.end(f"{run['metadata']['uid']}/")
+        shutil.rmtree(self._home.folder(*_key(run)) / "scratch", ignore_errors=True)
         self._version = max(self._version, int(run["metadata"].get("resourceVersion") or 0))
         self._put_run(run)
 
@@ -72,8 +74,8 @@ class LocalCluster:
     # ---- what the reconcile loop asks of any cluster
 
     def storage_uri(self, run: TrainingRun) -> str:
-        """The run's storage as a file URI of this machine."""
-        return f"file://{self._home.storage(run.spec.wire())}"
+        """The run's storage as this machine sees it."""
+        return self._home.storage_uri(run.spec.wire())
 
     def agent_url(self, pod: Manifest) -> str:
         """Where the pod's agent answers."""
@@ -151,6 +153,7 @@ class LocalCluster:
             "TRAINYARD_BIND": address,
             "TRAINYARD_MASTER_PORT": "0",
             "TRAINYARD_TERMINATION_LOG": str(termination_log),
+            "TRAINYARD_SCRATCH": str(folder / "scratch" / created["name"]),
         }
         started = _time(datetime.now(UTC))
         command = manifest["spec"]["containers"][0]["command"]
@@ -168,6 +171,7 @@ class LocalCluster:
         """Show the end of a pod, and let the pod go if it is being deleted."""
         code = await process.wait()
         await processes.end(pod.owner)
+        shutil.rmtree(log.parent.parent / "scratch" / log.name, ignore_errors=True)
         if pod.kill:
             pod.kill.cancel()
         code = code if code >= 0 else 128 - code  # ended by a signal: as a shell and container runtimes say it

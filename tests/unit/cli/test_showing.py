@@ -100,9 +100,7 @@ def test_steps_that_were_computed_again_count_as_the_later_attempt_had_them(tmp_
         {"attempt": 3, "step": 2, "loss": 6.8, "tokens": 1024},
         {"attempt": 3, "step": 3, "loss": 6.7, "tokens": 1536},
     ]
-    file = tmp_path / "metrics.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"attempt": 3, "st')
-    curve = read_curve(file)
+    curve = read_curve("".join(json.dumps(row) + "\n" for row in rows) + '{"attempt": 3, "st')
     assert curve.loss == {1: 7.0, 2: 6.8, 3: 6.7}
     assert curve.held_out == {2: 6.95}
     assert curve.resumed == [2]

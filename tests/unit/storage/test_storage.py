@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from object_store import ObjectStore, object_store
+from object_store import ObjectStore, connected_to, object_store
 from trainyard_api.storage import PART_BYTES, Storage, open_storage, read_into
 
 LARGE = os.urandom(1024) * (2 * PART_BYTES // 1024) + b"and a bit"
@@ -18,14 +18,10 @@ def server() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
-def connected(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+def connected(server: ObjectStore) -> Iterator[ObjectStore]:
     """A server that this process has the credentials of."""
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()  # it holds the endpoint of another test
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    return server
+    with connected_to(server):
+        yield server
 
 
 @pytest.fixture(params=["files", "objects"])
@@ -99,6 +95,15 @@ def what_is_removed_is_gone_with_all_below(storage: Storage) -> None:
     assert storage.names() == ["step-10"]
 
 
+def sizes_are_of_all_that_is_below(storage: Storage) -> None:
+    for path in ("in/b/c", "in/a", "in/b.txt", "inside"):
+        storage.write(path, path.encode())
+    assert list(storage.sizes("in").items()) == [("a", 4), ("b.txt", 8), ("b/c", 6)]
+    assert storage.sizes("in/b") == {"c": 6}
+    assert storage.sizes("in/a/x") == storage.sizes("none") == {}
+    assert storage.sizes()["inside"] == 6
+
+
 def a_place_below_is_a_place(storage: Storage) -> None:
     below = storage.at("run/base").at("checkpoints")
     assert below.uri == f"{storage.uri}/run/base/checkpoints"
@@ -117,6 +122,7 @@ PROMISES: list[Callable[[Storage], None]] = [
     large_content_comes_back_from_a_view_of_memory,
     ranges_are_exact,
     what_is_removed_is_gone_with_all_below,
+    sizes_are_of_all_that_is_below,
     a_place_below_is_a_place,
 ]
 

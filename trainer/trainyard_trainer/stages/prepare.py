@@ -20,13 +20,13 @@ from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PrepareStage
 from trainyard_api.status import Progress
 
-from ..artifacts import finished_artifact, read_artifact, sync_folder, write_artifact
+from ..artifacts import finished_artifact, own_artifact, sync_folder, write_artifact
 from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
+from ..data.fetched import fetch_sources, read_fetched
 from ..data.shards import ShardWriter, token_dtype
-from ..data.sources import read_sources
 from ..data.tokenizer import END_OF_TEXT_ID, load_tokenizer, save_tokenizer, train_tokenizer
 from ..errors import PermanentError, RetryableError, StopRequested
-from ..group import Group, path_of
+from ..group import Group
 
 _BATCH_BYTES = 4 * 2**20
 """Text that is tokenised at once: enough for all cores, while encodings take some 100 bytes a token, 100 MB in all."""
@@ -37,9 +37,14 @@ def prepare(group: Group) -> Artifact:
     """Read the sources three times: to count and split, to train the tokenizer (unless it is given), to write tokens."""
     settings = group.settings(PrepareStage)
     progress = _Progress(group)
+    sources = fetch_sources(settings.sources, group.job.storage_uri, progress.note)
+
+    def read(survey: Survey) -> Iterator[Kept]:
+        """Every document that is used, in the order of the sources, counted in `survey`."""
+        return keep(read_fetched(sources, group.job.storage_uri), settings.held_out_fraction, survey)
 
     survey = Survey()
-    for _ in _read(group, settings, survey):
+    for _ in read(survey):
         progress.note(f"reading: {survey.files} files, {survey.documents} documents, {_megabytes(survey)}")
     refuse_unusable(survey, settings.held_out_fraction)
     if done := finished_artifact(group):
@@ -49,14 +54,14 @@ def prepare(group: Group) -> Artifact:
     if settings.tokenizer.stage:
         tokenizer = load_tokenizer(group.inputs["tokenizer.stage"] / "tokenizer")
     else:
-        texts = sample(_read(group, settings, Survey()), survey)
+        texts = sample(read(Survey()), survey)
         tokenizer = train_tokenizer(progress.noting("training the tokenizer", texts), settings.tokenizer.trained_size)
 
     folder = _empty_folder(group)
     save_tokenizer(tokenizer, folder / "tokenizer")
     written = Survey()
     splits = write_splits(
-        _read(group, settings, written),
+        read(written),
         tokenizer,
         folder,
         settings.shard_tokens,
@@ -110,11 +115,11 @@ def refuse_unusable(survey: Survey, fraction: float) -> None:
 
 def refuse_changed_sources(group: Group, survey: Survey) -> None:
     """An earlier run of this name made the artifact; it is this run's too if the sources still hold the same documents."""
-    there = read_artifact(group.output, "prepare")
-    if there["details"]["fingerprint"] != f"{survey.fingerprint:032x}":
+    there = own_artifact(group)
+    if there and there["details"]["fingerprint"] != f"{survey.fingerprint:032x}":
         raise PermanentError(
-            f"prepare.sources: the documents have changed since an earlier run {there['run']} prepared {group.output}, and "
-            "artifacts never change; give the run or the stage another name, or delete that folder"
+            f"prepare.sources: the documents have changed since an earlier run {there['run']} prepared {group.storage.uri}, "
+            "and artifacts never change; give the run or the stage another name, or delete that folder"
         )
 
 
@@ -160,12 +165,6 @@ class _Progress:
         for text in texts:
             self.note(message)
             yield text
-
-
-def _read(group: Group, settings: PrepareStage, survey: Survey) -> Iterator[Kept]:
-    """Every document that is used, in the order of the sources, counted in `survey`."""
-    documents = read_sources(settings.sources, root=path_of(group.job.storage_uri))
-    return keep(documents, settings.held_out_fraction, survey)
 
 
 def _batches(documents: Iterator[Kept]) -> Iterator[list[Kept]]:

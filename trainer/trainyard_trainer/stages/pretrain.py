@@ -8,6 +8,7 @@ moment ends with the same weights, to the bit, as one that never was.
 import hashlib
 import math
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -69,12 +70,15 @@ def train(group: Group, device: torch.device) -> Artifact | None:
             last = step == stage.steps
             saving.after_step(step, *votes, must=last or bool(stopping))
             if stopping and not last:
+                with suppress(OSError):  # what counts is saved
+                    progress.close()
                 raise StopRequested(f"checkpoint of step {step} is committed")
             if step % stage.validation.every_steps == 0 and not last:
                 progress.held_out(step, held_out.losses(engine))
 
     final_losses = held_out.losses(engine)
     progress.held_out(stage.steps, final_losses)
+    progress.close()
     return _finish(stage, config, engine, final_losses, first_corpus, group) if group.rank == 0 else None
 
 

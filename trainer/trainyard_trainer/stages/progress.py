@@ -4,23 +4,18 @@ metrics.jsonl holds {time, attempt, step, position, sequences, loss, learning_ra
 step_seconds} a step and {time, attempt, step, held_out_loss} a validation, with held_out_loss_<stage> for each part of a
 mixture. `position` is the first of the step's `sequences` in the order of data, so the rows of each step's last attempt
 are a ledger of what was trained on. Steps that are done again after a recovery are there again, under their attempt.
-Speeds are of one step: a mean over the attempt would hide a stall. Lines that can't be written now are written later:
-storage that fails is no reason to stop training.
+Speeds are of one step: a mean over the attempt would hide a stall.
 """
 
 import json
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 from trainyard_api.stages import PretrainStage
 from trainyard_api.status import CheckpointStatus, Progress
 
 from ..group import Group
-
-_UNWRITTEN_BYTES = 4 * 1024 * 1024
-"""Of metrics.jsonl that are kept in memory while it can't be written; more are dropped."""
+from .metrics_file import MetricsFile
 
 
 class TrainingProgress:
@@ -29,15 +24,14 @@ class TrainingProgress:
     def __init__(self, stage: PretrainStage, group: Group) -> None:
         self.stage, self.group = stage, group
         self._last: dict[str, float | int] = {"steps": stage.steps}
-        self._path = group.output / "metrics.jsonl" if group.rank == 0 else None
-        self._unwritten = b""
+        self._file = MetricsFile(group) if group.rank == 0 else None
         self._trouble = ""
         self._clock = time.monotonic()
         self._seconds_a_step = 0.0
 
     def resumed(self, step: int) -> None:
         """Report the step that this attempt starts from."""
-        if self._path:
+        if self._file:
             self.group.report(resumed_step=step)
 
     def start_clock(self) -> None:
@@ -68,24 +62,23 @@ class TrainingProgress:
     def saving(self, checkpoint: CheckpointStatus | None, trouble: str, gauges: dict[str, float]) -> None:
         """Report what is new about checkpoints; `trouble` is shown until there is none."""
         self._trouble = trouble
-        if self._path:
+        if self._file:
+            if checkpoint:
+                self._file.put()
             self.group.report(**{"checkpoint": checkpoint} if checkpoint else {}, metrics=gauges)
 
+    def close(self) -> None:
+        """Leave nothing unwritten; raises OSError if storage fails."""
+        if self._file:
+            self._file.close()
+
     def _record(self, step: int, **values: float | int) -> None:
-        if not self._path:
+        if not self._file:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"time": now, "attempt": self.group.attempt, "step": step, **values}
-        self._write(self._path, json.dumps(line).encode() + b"\n")
+        self._file.append(json.dumps(line).encode() + b"\n")
         self._last |= values | {"step": step}
         eta = round((self.stage.steps - step) * self._seconds_a_step, 1)
         message = {"message": self._trouble} if self._trouble else {}
         self.group.report(progress=Progress(**self._last, **message, eta_seconds=eta, heartbeat_time=now))
-
-    def _write(self, path: Path, line: bytes) -> None:
-        """Append the line, and what is left from before; a line that was written in part is continued."""
-        if len(self._unwritten) < _UNWRITTEN_BYTES:
-            self._unwritten += line
-        with suppress(OSError), open(path, "ab", buffering=0) as file:
-            while self._unwritten:
-                self._unwritten = self._unwritten[file.write(self._unwritten) :]
