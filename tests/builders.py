@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_RUN, LABEL_STAGE
-from trainyard_api.protocol import AgentState, Artifact, Termination
+from trainyard_api.protocol import AgentState, Artifact, PeerState, Termination
 from trainyard_api.status import Phase, Progress, Reason, Status
 from trainyard_operator.decide.decide import decide
 from trainyard_operator.decide.decision import Decision
-from trainyard_operator.decide.observation import Observation, Settings, format_time, read_pod, read_run
+from trainyard_operator.decide.observation import Observation, Pod, Settings, format_time, read_pod, read_run
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 UID = "0a1b2c3d-0000-4000-8000-000000000001"
@@ -84,6 +84,22 @@ def deleting(pod: dict[str, Any], seconds_ago: float = 1) -> dict[str, Any]:
     return {**pod, "metadata": {**pod["metadata"], "deletionTimestamp": format_time(ago(seconds_ago))}}
 
 
+def say(code: int, cause: str = "Crashed", seconds_ago: float = 1, **said: Any) -> dict[str, Any]:
+    """What an agent that lives on shows of ranks that have ended."""
+    time = format_time(ago(seconds_ago))
+    return {"phase": "failed", "termination": Termination(exit_code=code, cause=cause, time=time, **said)}
+
+
+def peer(worker: int, code: int, cause: str = "Crashed", attempt: int = 2, **said: Any) -> PeerState:
+    """What agent 0 shows of another one whose ranks have ended."""
+    return PeerState(worker=worker, attempt=attempt, **say(code, cause, **said))
+
+
+def recovery(cause: Reason, attempt: int = 2, **fields: object) -> dict[str, object]:
+    """A recovery on record, begun two seconds ago."""
+    return {"time": format_time(ago(2)), "cause": cause, "stage": "base", "attempt": attempt, **fields}
+
+
 @dataclass(frozen=True)
 class Case:
     """A run as seen; each method returns it with something more."""
@@ -94,6 +110,7 @@ class Case:
     agent: AgentState | None = None
     agent_changed: datetime | None = None
     assigned: bool = False
+    untold: int | None = None
     refusal: str = ""
 
     def in_stage(self, stage: str = "base", phase: Phase = Phase.RUNNING, attempt: int = 2, **fields: Any) -> Self:
@@ -110,6 +127,8 @@ class Case:
             phase, Reason.STAGE_PENDING
         )
         known = {"phase": phase, "reason": reason, "stage": stage, "attempt": attempt, "stages": stages}
+        if phase in (Phase.STARTING, Phase.RUNNING):
+            known["ready_time"] = format_time(ago(10))
         status = Status.model_validate({**known, "workers": {"desired": 2, "ready": 2}, **fields})
         return replace(self, status=status)
 
@@ -123,9 +142,16 @@ class Case:
         agent = AgentState(version=9, attempt=attempt, master_port=29500, **{**known, **state})
         return replace(self, agent=agent, agent_changed=ago(changed), assigned=True)
 
-    def idle_agent(self) -> Self:
-        """The run with an agent that waits for its assignment."""
-        return replace(self, agent=AgentState(version=1, master_port=29500), agent_changed=ago(1))
+    def idle_agent(self, attempt: int = 0) -> Self:
+        """The run with an agent that waits for its assignment, its ranks of an earlier attempt having ended."""
+        state = say(30, "PeerLost") if attempt else {}
+        return replace(
+            self, agent=AgentState(version=1, attempt=attempt, master_port=29500, **state), agent_changed=ago(1)
+        )
+
+    def not_told(self, worker: int) -> Self:
+        """The run with a worker whose agent does not take its assignment."""
+        return replace(self, untold=worker)
 
     def refused(self, message: str) -> Self:
         """The run whose pods the cluster would not have."""
@@ -140,13 +166,19 @@ class Case:
             run=run,
             errors=errors,
             status=self.status,
-            pods=tuple(read_pod(p, self.status.attempt if self.assigned else 0) for p in self.pods),
-            agent=self.agent,
-            agent_changed=self.agent_changed,
+            pods=tuple(self._read(p) for p in self.pods),
             settings=Settings(trainer_image="trainer:1"),
             storage_uri="file:///storage",
             refusal=self.refusal,
         )
+
+    def _read(self, pod: dict[str, Any]) -> Pod:
+        worker = int(pod["metadata"]["labels"][LABEL_RANK])
+        assigned = self.status.attempt if self.assigned and worker != self.untold else 0
+        if worker == 0:
+            return read_pod(pod, assigned, self.agent, self.agent_changed)
+        state = pod["status"].get("agent")
+        return read_pod(pod, assigned, AgentState(version=1, master_port=29500, **state) if state else None, ago(1))
 
     def decide(self) -> Decision:
         """What is decided about it."""

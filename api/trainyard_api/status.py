@@ -47,6 +47,7 @@ class Reason(StrEnum):
     EVICTED = "Evicted"
     POD_DELETED = "PodDeleted"
     NODE_LOST = "NodeLost"
+    AGENT_SILENT = "AgentSilent"
     HUNG = "Hung"
     START_TIMEOUT = "StartTimeout"
     # the end
@@ -122,6 +123,8 @@ class Restarts(Reported):
     hangs: int = 0
 
 
+Tier = Literal["ranks", "pod", "group"]
+"""How much of a group a recovery makes anew: processes alone, the pods that are gone, or all of it."""
 RestoredFrom = Literal["memory", "storage"]
 """What the ranks took their state from: snapshots that outlived them, or a checkpoint."""
 
@@ -137,7 +140,12 @@ class Recovery(Reported):
     """The attempt that ended."""
     pod: str = ""
     node: str = ""
+    rank: int | None = None
     exit_code: int | None = None
+    last_lines: tuple[str, ...] = ()
+    """What the process wrote last."""
+    tier: Tier = "group"
+    """What is made anew; more than was planned if what was to stay goes as well."""
     counted: bool = True
     """Whether it uses up the budget."""
     detect_seconds: float | None = None
@@ -189,6 +197,8 @@ class Status(Reported):
     """Grows by one before anything of a new attempt is made: the fencing token."""
     placed_time: str | None = None
     """When all pods of this attempt had a node: startSeconds count from here."""
+    ready_time: str | None = None
+    """When all pods of this attempt ran. It is on record before any agent is given its place: no pod is exchanged after."""
     start_time: str | None = None
     end_time: str | None = None
     progress: Progress | None = None

@@ -83,6 +83,7 @@ async def test_a_rank_killed_in_mid_training_is_recovered_from_with_the_same_wei
     [recovery] = status["recoveries"]
     assert recovery["cause"] == "ProcessFailed"
     assert recovery["pod"] == "tiny-base-1-2"
+    assert (recovery["tier"], recovery["rank"], recovery["exitCode"]) == ("ranks", 1, 137)
     assert 20 <= recovery["resumedStep"] <= 80
     assert recovery["detectSeconds"] < 5 < recovery["detectSeconds"] + recovery["reformSeconds"] + 5 < 60
     assert status["restarts"]["failures"] == 1

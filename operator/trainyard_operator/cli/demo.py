@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK
+from trainyard_api.names import LABEL_RANK
 from trainyard_api.protocol import AgentState
 from trainyard_api.run import TrainingRun
 from trainyard_api.status import Phase, Recovery, Status
@@ -90,8 +90,8 @@ def _training(local: LocalRun) -> AgentState | None:
     if status.stage != TRAINING or status.phase != Phase.RUNNING:
         return None
     for pod in local.store.pods(local.key):
-        labels, view = pod["metadata"]["labels"], local.store.agent(pod["metadata"]["uid"])
-        if view and (labels[LABEL_RANK], labels[LABEL_ATTEMPT]) == ("0", str(status.attempt)):
+        view = local.store.agent(pod["metadata"]["uid"])
+        if view and view.state.attempt == status.attempt and pod["metadata"]["labels"][LABEL_RANK] == "0":
             return view.state if view.state.ranks else None
     return None
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from trainyard_api.names import LABEL_ATTEMPT
 from trainyard_api.status import Phase, Reason, Status
 
 from ..cluster.home import Home
@@ -64,7 +63,7 @@ class LocalRun:
         status = self.status()
         for pod in self.store.pods(self.key):
             view = self.store.agent(pod["metadata"]["uid"])
-            if view and view.state.progress and pod["metadata"]["labels"][LABEL_ATTEMPT] == str(status.attempt):
+            if view and view.state.progress and view.state.attempt == status.attempt:
                 checkpoint = view.state.checkpoint or status.checkpoint
                 return status.model_copy(update={"progress": view.state.progress, "checkpoint": checkpoint})
         return status
@@ -78,15 +77,16 @@ class LocalRun:
             self._task.cancel()
             await asyncio.wait({self._task})
         await self._agents.close()
-        await self._rest([read_pod(pod, 0) for pod in await self._cluster.close(grace_seconds)])
+        await self._rest([read_pod(pod) for pod in await self._cluster.close(grace_seconds)])
 
     async def _rest(self, ended: list[Pod]) -> None:
         """Leave a status that is true of a run nobody drives, unless it has ended."""
         run, status = self.store.run(self.key), self.status()
         if run is None or status.phase in (Phase.SUCCEEDED, Phase.FAILED):
             return
-        of_rank_0 = [pod.termination for pod in ended if (pod.worker, pod.attempt) == (0, status.attempt)]
-        said = of_rank_0[0] if of_rank_0 else None
+        of_rank_0 = [pod for pod in ended if (pod.stage, pod.worker) == (status.stage, 0)]
+        newest = max(of_rank_0, key=lambda pod: pod.attempt, default=None)
+        said = newest.termination if newest else None
         update = {
             "phase": Phase.PENDING,
             "reason": Reason.STAGE_PENDING,

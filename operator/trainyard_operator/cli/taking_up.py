@@ -68,6 +68,7 @@ def resumed(status: Status) -> Status:
             "message": "",
             "attempt": status.attempt + 1,
             "placed_time": None,
+            "ready_time": None,
             "end_time": None,
             "waiting": None,
             "workers": status.workers.model_copy(update={"ready": 0}),

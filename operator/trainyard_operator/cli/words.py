@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from trainyard_api.status import Progress, Quarantined, Recovery, Status
+from trainyard_api.status import Progress, Quarantined, Recovery, Status, Tier
+
+ANEW: dict[Tier, str] = {"ranks": "ranks started anew", "pod": "pod made anew", "group": "group made anew"}
 
 
 def progress(progress: Progress | None) -> str:
@@ -24,18 +26,19 @@ def progress(progress: Progress | None) -> str:
 
 
 def recovery(recovery: Recovery) -> str:
-    """What happened, and the three clocks, as far as they have been read."""
-    clocks = []
+    """What happened, how much is made anew, and the three clocks, as far as they have been read."""
+    clocks = [ANEW[recovery.tier]]
     if recovery.detect_seconds is not None:
         clocks.append(f"detected in {recovery.detect_seconds:.1f} s")
     if recovery.reform_seconds is not None:
         clocks.append(f"running again after {recovery.reform_seconds:.1f} s")
     if recovery.resumed_step is not None:
-        clocks.append(f"resumed from step {recovery.resumed_step}")
+        where = f" in {recovery.restored_from}" if recovery.restored_from else ""
+        clocks.append(f"resumed from step {recovery.resumed_step}{where}")
     if recovery.recomputed_steps is not None:
         clocks.append(f"{recovery.recomputed_steps} steps computed again")
     what = recovery.message or recovery.cause
-    return f"{recovery.stage} attempt {recovery.attempt}: {what}" + (f" ({', '.join(clocks)})" if clocks else "")
+    return f"{recovery.stage} attempt {recovery.attempt}: {what} ({', '.join(clocks)})"
 
 
 def quarantined(found: Quarantined) -> str:

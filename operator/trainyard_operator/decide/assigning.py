@@ -1,30 +1,27 @@
-"""Every agent is told its place once all of the group run: the gang's barrier, with addresses that are known."""
+"""Every agent is told its place once all of the group run: the gang's barrier, with addresses that are known.
+
+That the group is complete is on record first. A pod that is gone afterwards ends the attempt: its peers know its address, and
+an agent takes one place an attempt.
+"""
 
 from trainyard_api.protocol import Assignment
-from trainyard_api.status import Phase, Reason
+from trainyard_api.status import Phase, Reason, Status
 
-from .decision import Assign, Decision, change
+from .decision import Assign, Decision, change, nothing
 from .objects import job_of
 from .observation import Observation, format_time
 
 
 def assigning(seen: Observation) -> Decision | None:
     """Give the group its assignment; say it again after a restart of the operator."""
-    unassigned = [pod for pod in seen.group.values() if pod.alive and pod.assigned < seen.status.attempt]
-    if not unassigned:
+    if seen.status.ready_time is None:
+        return Decision(_ready(seen), look_again=0)
+    if not seen.unassigned:
         return None
-    starting = {
-        "phase": Phase.STARTING if seen.status.phase != Phase.RUNNING else Phase.RUNNING,
-        "placed_time": seen.status.placed_time or format_time(seen.now),
-        "workers": seen.status.workers.model_copy(update={"ready": len(seen.group)}),
-        "waiting": None,
-        "message": "",
-    }
-    if seen.agent is None:
-        reason = seen.status.reason if seen.status.phase == Phase.RUNNING else Reason.WAITING_FOR_AGENTS
-        return Decision(change(seen, reason=reason, **starting), look_again=1)
-    first = seen.group[0]
+    if seen.master_port is None:
+        return nothing(seen, look_again=1)
     job = job_of(seen)
+    addresses = [pod.ip for pod in seen.group.values()]
     actions = tuple(
         Assign(
             pod.manifest,
@@ -33,12 +30,28 @@ def assigning(seen: Observation) -> Decision | None:
                 workers=seen.workers,
                 worker=pod.worker,
                 ranks_per_worker=seen.run.spec.ranks_per_worker(seen.stage),
-                master_address=first.ip,
-                master_port=seen.agent.master_port,
+                master_address=addresses[0],
+                master_port=seen.master_port,
+                addresses=addresses,
                 job=job,
             ),
         )
-        for pod in unassigned
+        for pod in seen.unassigned
     )
-    reason = seen.status.reason if seen.status.phase == Phase.RUNNING else Reason.STARTING_RANKS
-    return Decision(change(seen, reason=reason, **starting), actions=actions, look_again=1)
+    waits = seen.status.reason == Reason.WAITING_FOR_AGENTS
+    status = change(seen, reason=Reason.STARTING_RANKS) if waits else seen.status
+    return Decision(status, actions=actions, look_again=1)
+
+
+def _ready(seen: Observation) -> Status:
+    now = format_time(seen.now)
+    return change(
+        seen,
+        phase=Phase.STARTING,
+        reason=Reason.WAITING_FOR_AGENTS,
+        message="",
+        placed_time=seen.status.placed_time or now,
+        ready_time=now,
+        workers=seen.status.workers.model_copy(update={"ready": len(seen.group)}),
+        waiting=None,
+    )

@@ -1,14 +1,18 @@
 """Why an attempt ended. The order is the design's: disruption, node, exit code; among several ends the first cause, not its
 consequences, is the attempt's.
+
+Ranks end with their agents living on, so an end is told by agents as well as by pods: a pod's own end comes first, for an
+agent that was killed tells nothing, and its peers only what they felt of it.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
 
 from trainyard_api.exit_codes import ExitCode
+from trainyard_api.protocol import Termination
 from trainyard_api.status import Reason
 
-from .observation import Observation, Pod
+from .observation import Observation, Pod, parse_time
 
 DISRUPTIONS = {
     "PreemptionByScheduler": Reason.PREEMPTED,
@@ -17,9 +21,19 @@ DISRUPTIONS = {
     "DeletionByTaintManager": Reason.NODE_LOST,
     "DeletionByPodGC": Reason.NODE_LOST,
 }
-UNCOUNTED = (Reason.PREEMPTED, Reason.EVICTED, Reason.NODE_LOST, Reason.POD_DELETED)
+UNCOUNTED = (
+    Reason.PREEMPTED,
+    Reason.EVICTED,
+    Reason.NODE_LOST,
+    Reason.POD_DELETED,
+    Reason.WAITING_FOR_CAPACITY,
+)
 """Causes that are not the run's fault and never use up its budget."""
-CONSEQUENCES = ("PeerLost", "Stopped")
+CAUSE, STOPPED, PEER_LOST = range(3)
+"""How near an end is to what caused it all. Who was stopped agreed to a stop that another was asked for; who lost a peer knows
+least.
+"""
+CONSEQUENCES = {"Stopped": STOPPED, "PeerLost": PEER_LOST}
 """What ranks say that ended because another one did."""
 SETTLE_SECONDS = 3.0
 """How long a consequence waits for its cause to be seen: an exit shows within a second where the kubelet is healthy."""
@@ -32,52 +46,70 @@ class End:
     cause: Reason
     message: str
     pod: Pod | None = None
-    pod_name: str = ""
     at: datetime | None = None
+    exit_code: int | None = None
+    said: Termination | None = None
+    """What the agent had to say of it."""
     permanent: bool = False
     """It would fail again the same way."""
-    consequence: bool = False
-    """Only what follows from another end that is not seen yet."""
+    distance: int = CAUSE
+
+    @property
+    def consequence(self) -> bool:
+        """Whether it only follows from another end, which may not be seen yet."""
+        return self.distance != CAUSE
 
 
-def ends(seen: Observation, whole: bool) -> list[End]:
-    """All ends in the current group, the likeliest first cause first.
+def ends(seen: Observation) -> list[End]:
+    """All ends of the current attempt, the likeliest first cause first.
 
-    `whole` says that the group has been complete before, so that a pod that is missing was deleted.
+    Until the group has been complete, a pod of an earlier attempt that ends is only one more to be made anew.
     """
-    found = [end for pod in seen.group.values() if (end := _end_of(pod))]
-    if whole:
-        prefix = f"{seen.run.metadata.name}-{seen.stage.name}"
-        for worker in range(seen.workers):
-            if worker not in seen.group:
-                name = f"{prefix}-{worker}-{seen.status.attempt}"
-                found.append(End(Reason.POD_DELETED, f"pod {name} is gone", pod_name=name, at=seen.now))
-    return sorted(found, key=lambda end: (not end.permanent, end.consequence, end.at or seen.now))
+    pods = [pod for pod in seen.group.values() if seen.settled or pod.attempt == seen.status.attempt]
+    permanent = [pod for pod in seen.group.values() if pod.exit_code == ExitCode.PERMANENT]
+    found = [end for pod in (*pods, *permanent) if (end := _end_of_pod(pod))]
+    found += [
+        _end(seen.group.get(peer.worker), peer.worker, peer.termination.exit_code, peer.termination)
+        for peer in seen.peers
+        if peer.phase == "failed" and peer.termination
+    ]
+    if seen.settled:
+        lost = [worker for worker in range(seen.workers) if worker not in seen.group]
+        found += [End(Reason.POD_DELETED, f"the pod of worker {worker} is gone", at=seen.now) for worker in lost]
+    return sorted(found, key=lambda end: (not end.permanent, end.distance, end.at or seen.now))
 
 
-def _end_of(pod: Pod) -> End | None:
+def _end_of_pod(pod: Pod) -> End | None:
     if pod.exit_code == ExitCode.DONE:
         return None
-    said = pod.termination
-    text = (said.message if said else "") or pod.exit_reason
     if pod.exit_code == ExitCode.PERMANENT:
-        return End(Reason.PERMANENT_ERROR, text, pod, pod.name, pod.ended, permanent=True)
+        return _end(pod, pod.worker, pod.exit_code, pod.termination)
     if pod.disruption:
         cause = DISRUPTIONS.get(pod.disruption, Reason.EVICTED)
-        return End(cause, f"pod {pod.name}: {pod.disruption}", pod, pod.name, pod.ended)
+        return End(cause, f"pod {pod.name}: {pod.disruption}", pod, pod.ended, pod.exit_code, pod.termination)
     if pod.deleting is not None:
-        return End(Reason.POD_DELETED, f"pod {pod.name} was deleted", pod, pod.name, pod.ended)
+        text = f"pod {pod.name} was deleted"
+        return End(Reason.POD_DELETED, text, pod, pod.ended, pod.exit_code, pod.termination)
     if pod.alive:
         return None
-    code = pod.exit_code
     if pod.exit_reason == "OOMKilled":
         memory = f"pod {pod.name} ran out of memory; raise spec.resources.memory or lower microBatch"
-        return End(Reason.OUT_OF_MEMORY, memory, pod, pod.name, pod.ended)
-    if code is None:
-        return End(Reason.EVICTED, f"pod {pod.name}: {pod.exit_reason or 'failed'}", pod, pod.name, pod.ended)
-    consequence = code in (ExitCode.STOPPED, ExitCode.RETRY) and (not said or said.cause in CONSEQUENCES)
+        return End(Reason.OUT_OF_MEMORY, memory, pod, pod.ended, pod.exit_code, pod.termination)
+    if pod.exit_code is None:
+        return End(Reason.EVICTED, f"pod {pod.name}: {pod.exit_reason or 'failed'}", pod, pod.ended)
+    return _end(pod, pod.worker, pod.exit_code, pod.termination)
+
+
+def _end(pod: Pod | None, worker: int, code: int, said: Termination | None) -> End:
+    """The end of a worker's ranks by their exit code, as their agent tells it or its pod shows it."""
+    name = f"pod {pod.name}" if pod else f"worker {worker}"
+    text = (said.message if said else "") or (pod.exit_reason if pod else "")
+    at = parse_time(said.time) if said and said.time else pod.ended if pod else None
+    if code == ExitCode.PERMANENT:
+        return End(Reason.PERMANENT_ERROR, text, pod, at, code, said, permanent=True)
+    distance = CAUSE
+    if code in (ExitCode.STOPPED, ExitCode.RETRY):
+        distance = CONSEQUENCES.get(said.cause, CAUSE) if said else PEER_LOST
     if code == ExitCode.STOPPED:
-        return End(Reason.EVICTED, f"pod {pod.name} was stopped", pod, pod.name, pod.ended, consequence=consequence)
-    return End(
-        Reason.PROCESS_FAILED, f"pod {pod.name}: exit code {code}: {text}", pod, pod.name, pod.ended, False, consequence
-    )
+        return End(Reason.EVICTED, f"{name} was stopped", pod, at, code, said, distance=distance)
+    return End(Reason.PROCESS_FAILED, f"{name}: exit code {code}: {text}", pod, at, code, said, distance=distance)

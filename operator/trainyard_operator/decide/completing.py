@@ -55,6 +55,7 @@ def completing(seen: Observation) -> Decision | None:
         stage=stage.name,
         attempt=seen.status.attempt + 1,
         placed_time=None,
+        ready_time=None,
         stages=tuple(stages.values()),
         progress=None,
         checkpoint=checkpoint,

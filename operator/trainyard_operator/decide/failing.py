@@ -3,22 +3,30 @@
 from trainyard_api.status import Phase, Reason, Recovery, Restarts
 
 from .causes import SETTLE_SECONDS, UNCOUNTED, End, ends
-from .decision import Decision, Event, change, fail, nothing, shown
+from .decision import Decision, DeletePod, Event, change, fail, nothing, shown
 from .observation import Observation, format_time, later, parse_time
+from .tiers import tier_of
 
 KEPT_RECOVERIES = 10
+KEPT_LINES = 5
+"""Of what a process wrote last, in each recovery: all of a status must stay below 1 MB."""
+ANSWER_SECONDS = 60.0
+"""An agent answers within a second of its start; on a cold node, imports have been seen to take 20."""
+SILENT_GRACE_SECONDS = 5
+"""What a pod gets whose agent does not answer: there is nothing in it to save."""
+UNPLACED_SECONDS = 300.0
+"""How long those that stay may hold their nodes for one that has none; an autoscaler brings a node in 2 to 4 minutes."""
 UNPULLABLE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 
 
 def failing(seen: Observation) -> Decision | None:
     """Turn the end of an attempt into a recovery on record, or into the end of the run."""
-    if seen.between_attempts:
+    end = next(iter(ends(seen)), None)
+    if seen.between_attempts and not (end and end.permanent):
         return None
-    whole = seen.status.phase in (Phase.QUEUED, Phase.STARTING, Phase.RUNNING)
-    end = next(iter(ends(seen, whole)), None)
     if end and end.consequence and seen.seconds_since(end.at) < SETTLE_SECONDS:
         return nothing(seen, look_again=0.5)
-    end = end or _too_slow(seen)
+    end = end or _unplaced(seen) or _silent(seen) or _too_slow(seen)
     if end is None:
         return None
     if end.permanent:
@@ -26,13 +34,34 @@ def failing(seen: Observation) -> Decision | None:
     return _recover(seen, end)
 
 
+def _unplaced(seen: Observation) -> End | None:
+    """Some of the group stayed and others find no room: what those hold may be just what these, or other runs, lack."""
+    why = seen.status.waiting
+    stayed = any(pod.attempt < seen.status.attempt for pod in seen.group.values())
+    if seen.status.phase != Phase.QUEUED or not stayed or why is None or why.reason != Reason.WAITING_FOR_CAPACITY:
+        return None
+    if seen.seconds_since(later(parse_time(why.since), seen.watching_since)) < UNPLACED_SECONDS:
+        return None
+    return End(Reason.WAITING_FOR_CAPACITY, f"{why.object} found no room in {UNPLACED_SECONDS:.0f} s: {why.message}")
+
+
+def _silent(seen: Observation) -> End | None:
+    """A pod runs, and its agent has not taken its place: the pod is of no use."""
+    silent = seen.unassigned
+    if seen.status.ready_time is None or not silent:
+        return None
+    if seen.seconds_since(later(parse_time(seen.status.ready_time), seen.watching_since)) < ANSWER_SECONDS:
+        return None
+    text = f"pod {silent[0].name}: no answer from its agent in {ANSWER_SECONDS:.0f} s"
+    return End(Reason.AGENT_SILENT, text, silent[0], at=seen.now)
+
+
 def _too_slow(seen: Observation) -> End | None:
     """Deadlines: to start after being placed, and between two signs of life."""
     recovery, status = seen.run.spec.recovery, seen.status
     if status.phase not in (Phase.STARTING, Phase.RUNNING):
         return None
-    started = seen.agent is not None and seen.agent.attempt == status.attempt
-    if not started:
+    if seen.agent is None:
         if seen.seconds_since(status.placed_time) < recovery.start_seconds:
             return None
         text = f"no rank started within startSeconds = {recovery.start_seconds}"
@@ -51,15 +80,19 @@ def _recover(seen: Observation, end: End) -> Decision:
     counted = end.cause not in UNCOUNTED
     now = format_time(seen.now)
     progress = shown(seen.agent.progress) if seen.agent and seen.agent.progress else status.progress
+    tier = tier_of(seen, end)
     entry = Recovery(
         time=now,
         cause=end.cause,
         message=end.message,
         stage=seen.stage.name,
         attempt=status.attempt,
-        pod=end.pod_name,
+        pod=end.pod.name if end.pod else "",
         node=end.pod.node if end.pod else "",
-        exit_code=end.pod.exit_code if end.pod else None,
+        rank=end.said.rank if end.said else None,
+        exit_code=end.exit_code,
+        last_lines=tuple(end.said.last_lines[-KEPT_LINES:]) if end.said else (),
+        tier=tier,
         counted=counted,
         detect_seconds=round(max(0.0, seen.seconds_since(end.at)), 3) if end.at else None,
         step=progress.step if progress else None,
@@ -76,6 +109,7 @@ def _recover(seen: Observation, end: End) -> Decision:
     if len(failure_times) > limits.max_failures:
         text = f"{len(failure_times)} failures within {limits.window_seconds} s, maxFailures = {limits.max_failures}; last: "
         return fail(seen, Reason.TOO_MANY_FAILURES, text + end.message, restarts=restarts, failure_times=failure_times)
+    stay = [pod for pod in seen.group.values() if pod.stays and tier != "group"]
     recovering = change(
         seen,
         phase=Phase.RECOVERING,
@@ -86,7 +120,9 @@ def _recover(seen: Observation, end: End) -> Decision:
         restarts=restarts,
         failure_times=failure_times,
         recoveries=(*status.recoveries, entry)[-KEPT_RECOVERIES:],
-        workers=status.workers.model_copy(update={"ready": 0}),
+        workers=status.workers.model_copy(update={"ready": len(stay)}),
         waiting=None,
     )
-    return Decision(recovering, look_again=0, events=(Event("Warning", end.cause, end.message),))
+    silent = seen.unassigned if end.cause == Reason.AGENT_SILENT else []
+    deletes = tuple(DeletePod(pod.manifest, SILENT_GRACE_SECONDS) for pod in silent)
+    return Decision(recovering, deletes, look_again=0, events=(Event("Warning", end.cause, end.message),))

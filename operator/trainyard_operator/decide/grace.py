@@ -7,9 +7,6 @@ are told when they are made, so a measurement counts from the next pod on; a pod
 
 import math
 
-from trainyard_api.names import artifact_uri
-from trainyard_api.status import CheckpointStatus
-
 from .observation import Observation
 
 UNMEASURED_SECONDS = 60
@@ -27,16 +24,9 @@ def grace_seconds(seen: Observation) -> int:
         return given
     if seen.stage.kind != "pretrain":  # nothing to save: its ranks leave at once
         return LEAST_SECONDS
-    checkpoint, progress = _own_checkpoint(seen), seen.status.progress
+    checkpoint, progress = seen.checkpoint, seen.status.progress
     if checkpoint is None or checkpoint.durable_seconds is None:
         return UNMEASURED_SECONDS
     step = (progress.step_seconds if progress else None) or 0.0
     needed = step + (checkpoint.stall_seconds or 0.0) + 2 * checkpoint.durable_seconds
     return max(LEAST_SECONDS, min(MOST_SECONDS, math.ceil(MARGIN * needed) + LEAVING_SECONDS))
-
-
-def _own_checkpoint(seen: Observation) -> CheckpointStatus | None:
-    """The newest checkpoint, if it is of this stage: another model's takes another time."""
-    checkpoint = seen.status.checkpoint
-    stage = artifact_uri(seen.storage_uri, *seen.run.key, seen.stage.name)
-    return checkpoint if checkpoint and checkpoint.uri.startswith(f"{stage}/") else None

@@ -143,9 +143,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
                     "maxSkew": 1,
                     "topologyKey": "kubernetes.io/hostname",
                     "whenUnsatisfiable": "ScheduleAnyway",
-                    "labelSelector": {
-                        "matchLabels": {key: labels[key] for key in (LABEL_RUN, LABEL_STAGE, LABEL_ATTEMPT)}
-                    },
+                    "labelSelector": {"matchLabels": {key: labels[key] for key in (LABEL_RUN, LABEL_STAGE)}},
                 }
             ],
         },

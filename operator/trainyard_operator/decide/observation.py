@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import ValidationError
 from trainyard_api.model import explain_errors
-from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_STAGE, TRAINER_CONTAINER
-from trainyard_api.protocol import AgentState, Termination
+from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_STAGE, TRAINER_CONTAINER, artifact_uri
+from trainyard_api.protocol import AgentState, PeerState, Termination
 from trainyard_api.run import Metadata, Stage, TrainingRun
-from trainyard_api.status import Status
+from trainyard_api.status import CheckpointStatus, Phase, Status
 
 from ..cluster.protocol import Manifest
 
@@ -51,6 +51,10 @@ class Pod:
     termination: Termination | None
     assigned: int
     """The attempt that its agent was last given."""
+    agent: AgentState | None
+    """What its agent last said, of whatever attempt; None of most pods, for one agent of a group is asked."""
+    agent_changed: datetime | None
+    """When that last differed from before."""
 
     @property
     def alive(self) -> bool:
@@ -62,10 +66,15 @@ class Pod:
         """Whether nothing of the pod runs any more. The kubelet says so a moment after the trainer has ended."""
         return self.phase in ("Succeeded", "Failed")
 
+    @property
+    def stays(self) -> bool:
+        """Whether its agent will be there for the next attempt too."""
+        return self.alive and self.deleting is None and not self.disruption
+
 
 @dataclass(frozen=True)
 class Observation:
-    """One run, its pods, the agent of rank 0, and the time."""
+    """One run, its pods, what their agents say, and the time."""
 
     now: datetime
     watching_since: datetime
@@ -75,10 +84,6 @@ class Observation:
     """Mistakes in the spec that admission did not catch."""
     status: Status
     pods: tuple[Pod, ...]
-    agent: AgentState | None
-    """What the agent of rank 0 of the current attempt last said."""
-    agent_changed: datetime | None
-    """When that last differed from before."""
     settings: Settings
     storage_uri: str
     refusal: str = ""
@@ -92,15 +97,74 @@ class Observation:
 
     @cached_property
     def group(self) -> dict[int, Pod]:
-        """The pods of the current stage and attempt, by worker."""
-        return {
-            pod.worker: pod for pod in self.pods if pod.stage == self.stage.name and pod.attempt == self.status.attempt
-        }
+        """For each worker the stage's pod that was made last; it may have outlived the attempt that it was made in."""
+        mine = [pod for pod in self.pods if pod.stage == self.stage.name and pod.attempt <= self.status.attempt]
+        newest = {pod.worker: pod for pod in sorted(mine, key=lambda pod: pod.attempt)}
+        return {worker: newest[worker] for worker in sorted(newest)}
+
+    @property
+    def speaker(self) -> Pod | None:
+        """The pod whose agent is asked: the first that runs, for one whose work is done leaves before the others."""
+        return next((pod for pod in self.group.values() if pod.alive and pod.phase == "Running" and pod.ip), None)
 
     @cached_property
     def workers(self) -> int:
         """How many pods the group should have."""
         return self.run.spec.stage_workers(self.stage)
+
+    @cached_property
+    def speaking(self) -> dict[int, AgentState]:
+        """What agents say of the current attempt; what they say of an older one is left out."""
+        said = {worker: pod.agent for worker, pod in self.group.items() if pod.agent}
+        return {worker: state for worker, state in said.items() if state.attempt == self.status.attempt}
+
+    @property
+    def agent(self) -> AgentState | None:
+        """What the agent of rank 0 says of the current attempt."""
+        return self.speaking.get(0)
+
+    @property
+    def checkpoint(self) -> CheckpointStatus | None:
+        """The newest checkpoint of this stage; the status may still have that of the stage before."""
+        newest = (self.agent.checkpoint if self.agent else None) or self.status.checkpoint
+        folder = artifact_uri(self.storage_uri, *self.run.key, self.stage.name)
+        return newest if newest and newest.uri.startswith(f"{folder}/") else None
+
+    @property
+    def agent_changed(self) -> datetime | None:
+        """When an agent last said something new of the current attempt."""
+        return later(*(self.group[worker].agent_changed for worker in self.speaking))
+
+    @property
+    def master_port(self) -> int | None:
+        """Where rank 0 of the current attempt can be found, once its agent has said so."""
+        first = self.group.get(0)
+        return first.agent.master_port if first and first.agent else None
+
+    @property
+    def unassigned(self) -> list[Pod]:
+        """Pods whose agents are not known to have their place in the current attempt.
+
+        It is known if this process has given it, or if an agent speaks of it.
+        """
+        heard = {peer.worker for peer in self.peers}
+        pods = [pod for pod in self.group.values() if pod.worker not in heard]
+        return [pod for pod in pods if pod.alive and pod.assigned < self.status.attempt]
+
+    @cached_property
+    def peers(self) -> list[PeerState]:
+        """What agents say of the current attempt, each of itself and the first of all others."""
+        own = [
+            PeerState(worker=worker, attempt=state.attempt, phase=state.phase, termination=state.termination)
+            for worker, state in self.speaking.items()
+        ]
+        told = [peer for state in self.speaking.values() for peer in state.peers]
+        return [peer for peer in (*own, *told) if peer.attempt == self.status.attempt]
+
+    @property
+    def settled(self) -> bool:
+        """Whether the group has been complete in this attempt: a pod that is gone now ended the attempt."""
+        return self.status.phase in (Phase.QUEUED, Phase.STARTING, Phase.RUNNING)
 
     @property
     def between_attempts(self) -> bool:
@@ -136,8 +200,10 @@ def read_run(manifest: Manifest) -> tuple[TrainingRun, tuple[str, ...]]:
         return TrainingRun.model_construct(**alone), tuple(explain_errors(error))
 
 
-def read_pod(manifest: Manifest, assigned: int) -> Pod:
-    """The typed view of a pod's JSON."""
+def read_pod(
+    manifest: Manifest, assigned: int = 0, agent: AgentState | None = None, agent_changed: datetime | None = None
+) -> Pod:
+    """The typed view of a pod's JSON, and what is known of its agent."""
     metadata, status = manifest["metadata"], manifest.get("status", {})
     labels = metadata["labels"]
     conditions = {c["type"]: c for c in status.get("conditions", ())}
@@ -169,6 +235,8 @@ def read_pod(manifest: Manifest, assigned: int) -> Pod:
         ended=parse_time(ended) if ended else None,
         termination=termination,
         assigned=assigned,
+        agent=agent,
+        agent_changed=agent_changed,
     )
 
 

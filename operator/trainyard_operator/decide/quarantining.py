@@ -11,7 +11,7 @@ KEPT_QUARANTINED = 5
 def quarantining(seen: Observation) -> Decision | None:
     """Put what the agent of rank 0 says of bad checkpoints into the status, with an event for each."""
     agent = seen.agent
-    if agent is None or agent.attempt != seen.status.attempt:
+    if agent is None:
         return None
     new = [each for each in agent.quarantined[-KEPT_QUARANTINED:] if each not in seen.status.quarantined]
     if not new:

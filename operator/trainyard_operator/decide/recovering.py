@@ -1,8 +1,8 @@
-"""Between two attempts: the old group ends, then the next attempt is written ahead.
+"""Between two attempts: what must go of the old group ends, then the next attempt is written ahead.
 
-After a disruption the survivors keep their grace period, for they save before they stop; after a failure what they hold
-is of no use, and they get seconds. A pod that does not go is left behind after a while: whatever it still does, the
-attempt number fences it off.
+What stays is left alone: agents end what they still have of old ranks when they get their next place. Pods that go after a
+disruption keep their grace period, for they save before they stop; after a failure what they hold is of no use, and they get
+seconds. A pod that does not go is left behind after a while: whatever it still does, the attempt number fences it off.
 """
 
 from itertools import pairwise
@@ -23,14 +23,17 @@ LEFT_BEHIND_SECONDS = 15
 
 
 def recovering(seen: Observation) -> Decision | None:
-    """End what lives of the old attempt; when nothing does, write ahead the next."""
+    """End what is not to stay of the old attempt; when it has ended, write ahead the next."""
     if not seen.between_attempts:
         return None
-    disrupted = seen.status.recoveries[-1].cause in UNCOUNTED
-    live = [pod for pod in seen.pods if pod.alive]
-    waited_for = [pod for pod in live if pod.deleting is None or seen.seconds_since(pod.deleting) < LEFT_BEHIND_SECONDS]
+    *_, last = seen.status.recoveries
+    staying = {pod.uid for pod in seen.group.values() if pod.stays and last.tier != "group"}
+    going = [pod for pod in seen.pods if pod.alive and pod.uid not in staying]
+    waited_for = [
+        pod for pod in going if pod.deleting is None or seen.seconds_since(pod.deleting) < LEFT_BEHIND_SECONDS
+    ]
     if waited_for:
-        grace = None if disrupted else FAILED_GRACE_SECONDS
+        grace = None if last.cause in UNCOUNTED else FAILED_GRACE_SECONDS
         deletes = tuple(DeletePod(pod.manifest, grace) for pod in waited_for if pod.deleting is None)
         return Decision(seen.status, actions=deletes, look_again=5) if deletes else nothing(seen, look_again=5)
     if (left := _pause(seen)) > 0:
@@ -40,9 +43,10 @@ def recovering(seen: Observation) -> Decision | None:
         phase=Phase.RECOVERING,
         attempt=seen.status.attempt + 1,
         placed_time=None,
-        workers=WorkersStatus(desired=seen.workers),
+        ready_time=None,
+        workers=WorkersStatus(desired=seen.workers, ready=len(staying)),
     )
-    force = tuple(DeletePod(pod.manifest, 0) for pod in live)
+    force = tuple(DeletePod(pod.manifest, 0) for pod in going)
     return Decision(status, actions=force, look_again=0)
 
 

@@ -14,7 +14,7 @@ LOOK_SECONDS = 5.0
 def running(seen: Observation) -> Decision | None:
     """Bring what the agent of rank 0 says into the status."""
     agent = seen.agent
-    if agent is None or agent.attempt != seen.status.attempt:
+    if agent is None:
         return nothing(seen, look_again=LOOK_SECONDS)
     up = agent.resumed_step is not None or agent.progress is not None
     trains = seen.stage.kind == "pretrain"
@@ -53,6 +53,7 @@ def _clocked(seen: Observation, agent: AgentState) -> tuple[Recovery, ...]:
     update = {
         "reform_seconds": round(seen.seconds_since(last.time), 3),
         "resumed_step": resumed,
+        "restored_from": agent.restored_from,
         "recomputed_steps": lost,
     }
     return tuple(entry for entry in (*earlier, last.model_copy(update=update)) if entry)

@@ -48,13 +48,14 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
-        self._restarts = counter("trainyard_restarts_total", "Recoveries that were begun.", "cause")
+        self._restarts = counter("trainyard_restarts_total", "Recoveries that were begun.", "cause", "tier")
         self._lost_steps = counter("trainyard_lost_steps_total", "Steps that had to be computed again.")
         self._recovery = histogram(
             "trainyard_recovery_seconds",
             "Seconds to detect that something ended, and to have all ranks started again.",
             RECOVERY_BUCKETS,
             "cause",
+            "tier",
             "part",
         )
         self._passes = counter("trainyard_reconcile_total", "Reconcile passes.", "result")
@@ -88,11 +89,11 @@ class Metrics:
         for recovery in new.recoveries:
             known = before.get(recovery.attempt)
             if known is None:
-                self._restarts.labels(recovery.cause).inc()
+                self._restarts.labels(recovery.cause, recovery.tier).inc()
             for part in ("detect", "reform"):
                 seconds = getattr(recovery, f"{part}_seconds")
                 if seconds is not None and (known is None or getattr(known, f"{part}_seconds") is None):
-                    self._recovery.labels(recovery.cause, part).observe(seconds)
+                    self._recovery.labels(recovery.cause, recovery.tier, part).observe(seconds)
             if recovery.recomputed_steps is not None and (known is None or known.recomputed_steps is None):
                 self._lost_steps.inc(recovery.recomputed_steps)
 

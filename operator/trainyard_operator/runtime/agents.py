@@ -1,21 +1,23 @@
-"""Talks to agents: one long poll a run, to the agent of rank 0, and assignments when a decision asks for them."""
+"""Talks to agents: one long poll a run, to the agent of rank 0 while it lives, and assignments when a decision asks for
+them.
+"""
 
 import asyncio
 import logging
 
 import aiohttp
-from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK
 from trainyard_api.protocol import AgentState, Assignment
 
 from ..cluster.protocol import Cluster, Manifest
+from ..decide.observation import Pod
 from .store import Key, Store
 
 POLL_SECONDS = 20
 """How long an agent may wait for news before it answers all the same."""
 CALL_SECONDS = 5
 """Deadline of any call, on top of what it asks the agent to wait."""
-PAUSE_SECONDS = 0.5
-"""Between two polls of one agent: bounds the load of a chatty one, and is the resolution of progress."""
+PAUSE_SECONDS = 0.1
+"""Between two polls of one agent: bounds the load of a chatty one. Progress alone is news once a second."""
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ class AgentError(Exception):
 
 
 class Agents:
-    """Follows the agent of rank 0 of each run, and puts what it says in the store."""
+    """Follows one agent of each run, and puts what it says in the store."""
 
     def __init__(self, store: Store, cluster: Cluster) -> None:
         self._store = store
@@ -47,10 +49,9 @@ class Agents:
             raise AgentError(f"{url}: {error or type(error).__name__}") from error
         self._store.put_assigned(pod["metadata"]["uid"], assignment.attempt)
 
-    def follow(self, key: Key, attempt: int) -> None:
-        """Poll the agent of rank 0 of this attempt, if it runs, and no other one of this run."""
-        pod = next((pod for pod in self._store.pods(key) if _is_first(pod, attempt)), None)
-        uid = pod["metadata"]["uid"] if pod else ""
+    def follow(self, key: Key, pod: Pod | None) -> None:
+        """Poll this pod's agent, and no other one of this run."""
+        uid = pod.uid if pod else ""
         known = self._followed.get(key)
         if known and known[0] == uid and not known[1].done():
             return
@@ -58,7 +59,7 @@ class Agents:
             known[1].cancel()
             del self._followed[key]
         if pod:
-            self._followed[key] = uid, asyncio.create_task(self._poll(key, pod), name=f"agent of {key}")
+            self._followed[key] = uid, asyncio.create_task(self._poll(key, pod.manifest), name=f"agent of {key}")
 
     def forget(self, key: Key) -> None:
         """Stop polling for a run that is gone."""
@@ -107,8 +108,3 @@ class Agents:
 def _is_running(pod: Manifest) -> bool:
     status = pod.get("status", {})
     return status.get("phase") == "Running" and bool(status.get("podIP"))
-
-
-def _is_first(pod: Manifest, attempt: int) -> bool:
-    labels = pod["metadata"]["labels"]
-    return labels[LABEL_RANK] == "0" and labels[LABEL_ATTEMPT] == str(attempt) and _is_running(pod)

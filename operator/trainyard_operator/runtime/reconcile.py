@@ -8,13 +8,12 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
-from trainyard_api.names import LABEL_ATTEMPT
 from trainyard_api.status import FINISHED, Status
 
 from ..cluster.protocol import Cluster, ConflictError, GoneError, Manifest, RefusedError
 from ..decide.decide import decide
 from ..decide.decision import Action, Assign, CreatePod, CreateSecret, Decision, DeletePod
-from ..decide.observation import Observation, Settings, read_pod, read_run
+from ..decide.observation import Observation, Pod, Settings, read_pod, read_run
 from .agents import Agents
 from .store import Key, Store
 
@@ -71,7 +70,7 @@ class Reconciler:
         if decision.status.phase in FINISHED:
             self._agents.forget(key)
         else:
-            self._agents.follow(key, decision.status.attempt)
+            self._agents.follow(key, seen.speaker)
         if refused:
             raise refused
         return decision.look_again
@@ -80,23 +79,23 @@ class Reconciler:
         run, errors = read_run(manifest)
         status = Status.read_stored(manifest.get("status") or {})
         uid = manifest["metadata"]["uid"]
-        mine = [pod for pod in self._store.pods(key) if _owned_by(pod, uid)]
-        current = [pod for pod in mine if pod["metadata"]["labels"][LABEL_ATTEMPT] == str(status.attempt)]
-        views = [view for pod in current if (view := self._store.agent(pod["metadata"]["uid"]))]
-        view = views[0] if views else None
         return Observation(
             now=self._now(),
             watching_since=self._since,
             run=run,
             errors=errors,
             status=status,
-            pods=tuple(read_pod(pod, self._store.assigned(pod["metadata"]["uid"])) for pod in mine),
-            agent=view.state if view else None,
-            agent_changed=view.changed if view else None,
+            pods=tuple(self._pod(pod) for pod in self._store.pods(key) if _owned_by(pod, uid)),
             settings=self._settings,
             refusal=self._store.refusal(key),
             storage_uri=self._cluster.storage_uri(run) if not errors else "",
         )
+
+    def _pod(self, manifest: Manifest) -> Pod:
+        uid = manifest["metadata"]["uid"]
+        view = self._store.agent(uid)
+        said = (view.state, view.changed) if view else (None, None)
+        return read_pod(manifest, self._store.assigned(uid), *said)
 
     async def _perform(self, seen: Observation, decision: Decision) -> None:
         """Perform all actions; the first error of any is raised after all have ended."""

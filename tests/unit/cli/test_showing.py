@@ -19,9 +19,11 @@ RECOVERED = Recovery(
     message="pod tiny-base-1-2: exit code 137",
     stage="base",
     attempt=2,
+    tier="pod",
     detect_seconds=0.42,
     reform_seconds=9.3,
     resumed_step=20,
+    restored_from="memory",
     recomputed_steps=7,
 )
 TRAINING = Status(
@@ -46,7 +48,8 @@ def test_the_live_table_has_a_row_a_stage_and_the_clocks_of_recoveries() -> None
     text = console.export_text()
     for expected in ("corpus", "Succeeded", "40/60", "6.500", "6.600", "12,346", "2m10s", "model", "Pending"):
         assert expected in text
-    assert "detected in 0.4 s, running again after 9.3 s, resumed from step 20, 7 steps computed again" in text
+    clocks = "detected in 0.4 s, running again after 9.3 s, resumed from step 20 in memory, 7 steps computed again"
+    assert f"(pod made anew, {clocks})" in text
 
 
 def test_plain_lines_say_each_change_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ def a_run(name: str, version: int = 1, **status: object) -> dict:
 
 
 def recovered(attempt: int, **clocks: float | int) -> Recovery:
-    return Recovery(time="", cause=Reason.POD_DELETED, stage="base", attempt=attempt, **clocks)
+    return Recovery(time="", cause=Reason.POD_DELETED, stage="base", attempt=attempt, tier="pod", **clocks)
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -41,9 +41,9 @@ def test_a_recovery_counts_once_while_its_clocks_are_filled_in():
     ]
     for old, new in pairwise(steps):
         metrics.record_status(old, new)
-    assert value(metrics, "trainyard_restarts_total", cause="PodDeleted") == 2
-    assert value(metrics, "trainyard_recovery_seconds_sum", cause="PodDeleted", part="detect") == 0.5
-    assert value(metrics, "trainyard_recovery_seconds_sum", cause="PodDeleted", part="reform") == 3
+    assert value(metrics, "trainyard_restarts_total", cause="PodDeleted", tier="pod") == 2
+    assert value(metrics, "trainyard_recovery_seconds_sum", cause="PodDeleted", tier="pod", part="detect") == 0.5
+    assert value(metrics, "trainyard_recovery_seconds_sum", cause="PodDeleted", tier="pod", part="reform") == 3
     assert value(metrics, "trainyard_lost_steps_total") == 7
 
 
@@ -51,7 +51,7 @@ def test_a_status_that_says_the_same_of_recoveries_counts_nothing():
     metrics = Metrics()
     same = Status(recoveries=(recovered(1, detect_seconds=1, reform_seconds=1, recomputed_steps=1),))
     metrics.record_status(same, same)
-    assert value(metrics, "trainyard_restarts_total", cause="PodDeleted") is None
+    assert value(metrics, "trainyard_restarts_total", cause="PodDeleted", tier="pod") is None
 
 
 def test_runs_are_shown_as_the_store_has_them_and_vanish_with_it():
