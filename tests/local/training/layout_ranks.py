@@ -17,11 +17,11 @@ from pathlib import Path
 import deepspeed.runtime.zero.muon.original_muon  # noqa: F401 - the first engine would, and all of torch.compile
 import peft
 import torch
+from engines import CURSOR
 from layouts import BEGUN_FROM, ROUNDS, Training
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from training import TINY, a_job
-from trainyard_api.checkpoint import Cursor
 from trainyard_api.stages import CheckpointSettings, PretrainStage
 from trainyard_trainer.checkpoint.restore import load_state, load_weights
 from trainyard_trainer.checkpoint.saving import Saving
@@ -33,7 +33,6 @@ from trainyard_trainer.group import Group
 from transformers.modeling_outputs import CausalLMOutput
 
 GLOBAL_BATCH, SEQUENCE_LENGTH, VOCABULARY = 12, 8, 11
-CURSOR = Cursor(seed=7, global_batch=GLOBAL_BATCH, sequence_length=SEQUENCE_LENGTH, data_digest="d")
 GROUPS = [
     {"parameters": "embedding.*", "learningRateScale": 0.5, "weightDecay": 0.2},
     {"parameters": "*.bias", "learningRateScale": 2.0},
