@@ -175,7 +175,7 @@ def test_a_writer_dies_with_its_rank(group: Group, engine: Engine) -> None:
 import os, time
 from trainyard_trainer.checkpoint.background import Writer
 memory = os.memfd_create("test"); os.ftruncate(memory, 4096)
-print(Writer(memory, 4096)._process.pid, flush=True)
+print(Writer([memory], 4096)._process.pid, flush=True)
 time.sleep(60)
 """
     rank = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

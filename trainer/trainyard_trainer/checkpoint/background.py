@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +26,16 @@ class Answer:
     committed: float | None = None
     """When, by the monotonic clock of this machine."""
     failure: Failure | None = None
+    copied: bool | None = None
+    """Whether the next worker's agent has got the shard before this one; None if it wasn't to."""
 
 
 class Writer:
     """One rank's writer. Start it on the main thread: the kernel ends it together with the thread that started it."""
 
-    def __init__(self, memory: int, size: int) -> None:
-        """`memory` is the descriptor of the rank's shard, of `size` bytes."""
-        self._memory, self._size = memory, size
+    def __init__(self, memories: Sequence[int], size: int) -> None:
+        """`memories` are the descriptors of the rank's slots, for a shard of `size` bytes each."""
+        self._memories, self._size = memories, size
         self._process = self._start()
         self._said = b""
 
@@ -68,6 +71,7 @@ class Writer:
             shard=Shard(**said["shard"]) if "shard" in said else None,
             committed=said.get("committed"),
             failure=Failure(**said["failure"]) if "failure" in said else None,
+            copied=said.get("copied"),
         )
 
     def close(self) -> None:
@@ -83,8 +87,8 @@ class Writer:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.writer", *map(str, (self._memory, self._size, os.getpid()))],
+            [sys.executable, "-m", f"{__package__}.writer", *map(str, (os.getpid(), self._size, *self._memories))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=[self._memory],
+            pass_fds=self._memories,
         )

@@ -9,7 +9,8 @@ Ranks must agree on each of these turns, and on whether a save that comes due ca
 own: every step sums its losses over the ranks anyhow, and three more numbers (`votes`) ride along. Only when all writers
 are done is there a collective, once a phase, for digests and failures.
 
-There is one snapshot, so memory is bounded: a save that comes due while the last one is under way is skipped, and counted.
+Memory is bounded: a save that comes due while the last one is under way is skipped, and counted. So a snapshot that is
+overwritten is never one that is being written, nor the last one that all ranks have whole.
 A save that fails is reported and tried again when the next one comes due; training stops for it only past
 `checkpoint.maxAgeSeconds`. The last save, and the one on a stop, are waited for.
 """
@@ -32,7 +33,9 @@ from ..errors import PermanentError
 from ..group import Group
 from .background import Answer, Writer
 from .failure import Failure, raise_any, told
-from .snapshot import Snapshot
+from .memory import Neighbourhood, room
+from .snapshot import Snapshot, lay_out
+from .tensors import training_of
 
 Tell = Callable[[CheckpointStatus | None, str, dict[str, float]], None]
 """Hears of every change: a checkpoint that has just been committed, what is wrong with saving, gauges."""
@@ -58,15 +61,37 @@ class _Save:
 class Saving:
     """The saves of one attempt. Methods are called by all ranks together, `votes` and `before_update` excepted."""
 
-    def __init__(self, group: Group, settings: CheckpointSettings, engine: Engine, cursor: Cursor, tell: Tell) -> None:
-        """Allocate the snapshot and start the writer."""
-        self._group, self._settings, self._engine, self._cursor, self._tell = group, settings, engine, cursor, tell
+    def __init__(
+        self,
+        group: Group,
+        settings: CheckpointSettings,
+        engine: Engine,
+        cursor: Cursor,
+        tell: Tell,
+        *,
+        kept: int | None = None,
+    ) -> None:
+        """Allocate the snapshot and start the writer. The shard that this rank began with is in slot `kept`, if any."""
+        self._group, self._settings, self._engine, self._tell = group, settings, engine, tell
         self._folder = group.output / "checkpoints"
-        self._settings_digest = settings_digest(group)
-        self._snapshot = Snapshot(engine, streams_only=engine.replicated and group.rank > 0)
-        self._writer = Writer(self._snapshot.memory, self._snapshot.bytes)
+        self._manifest = Manifest(
+            step=0,
+            attempt=group.attempt,
+            time="",
+            world_size=group.world_size,
+            zero_stage=engine.zero_stage,
+            cursor=cursor,
+            settings_digest=settings_digest(group),
+            parameters=engine.parameter_shapes,
+            shards=[],
+        )
+        layout = lay_out(engine, training_of(self._manifest), streams_only=engine.replicated and group.rank > 0)
+        self._neighbourhood = Neighbourhood(group)
+        self._room = room(self._neighbourhood, layout.bytes)
+        self._snapshot = Snapshot(engine, layout, self._room.memories, kept=kept if self._room.outlives else None)
+        self._writer = Writer(self._room.memories, layout.bytes)
         self._save: _Save | None = None
-        self._skipped = self._failed = 0
+        self._skipped = self._failed = self._uncopied = 0
         self._trouble = ""
         self._abandoned = ""
         """This rank's shard of the save that failed last, if none has succeeded since."""
@@ -132,9 +157,24 @@ class Saving:
         self._writer.revive()
         folder = self._folder / temporary_name(step, self._group.attempt)
         self._save = _Save(step, started, f"{folder}/rank-{self._group.rank:05}.safetensors")
-        command = {"write": self._save.shard, "instead_of": self._abandoned}
-        self._snapshot.begin(then=partial(self._writer.ask, command))
+        command = {"write": self._save.shard, "instead_of": self._abandoned, "copy_to": self._copy_to(step)}
+        self._snapshot.begin(before=partial(self._outdated, step), then=partial(self._whole, step, command))
         self._save.stall_seconds = time.monotonic() - started
+
+    def _copy_to(self, step: int) -> str | None:
+        here = self._neighbourhood
+        if not self._room.outlives or here.workers == 1:
+            return None
+        return here.url((here.worker + 1) % here.workers, self._group.rank, step)
+
+    def _outdated(self, step: int, slot: int) -> None:
+        if self._room.outlives:
+            self._neighbourhood.tell(slot, step, 0)
+
+    def _whole(self, step: int, command: dict[str, object], slot: int) -> None:
+        if self._room.outlives:
+            self._neighbourhood.tell(slot, step, self._snapshot.shard_bytes)
+        self._writer.ask(command | {"slot": slot})
 
     def _wait(self) -> list[Failure | None]:
         """Return when no save is under way; the failures of the one that was, by rank, if it failed."""
@@ -162,6 +202,7 @@ class Saving:
         """All writers are done with their phase: go on to the next one. Returns the failures by rank, if there are any."""
         assert self._save
         answers = gather(self._save.answer)
+        self._uncopied += sum(each.copied is False for each in answers if each)
         failures = [each.failure if each else None for each in answers]
         if any(failures):
             self._give_up(failures)
@@ -178,17 +219,8 @@ class Saving:
         return []
 
     def _commit(self, save: _Save) -> dict[str, object]:
-        manifest = Manifest(
-            step=save.step,
-            attempt=self._group.attempt,
-            time=save.time,
-            world_size=self._group.world_size,
-            zero_stage=self._engine.zero_stage,
-            cursor=self._cursor,
-            settings_digest=self._settings_digest,
-            parameters=self._engine.parameter_shapes,
-            shards=list(save.shards),
-        )
+        found = {"step": save.step, "time": save.time, "shards": list(save.shards)}
+        manifest = self._manifest.model_copy(update=found)
         return {
             "folder": str(self._folder),
             "step": save.step,
@@ -231,5 +263,7 @@ class Saving:
             "checkpoint_skipped": self._skipped,
             "checkpoint_failed": self._failed,
             "checkpoint_buffer_bytes": self._snapshot.bytes,
+            "checkpoint_outlives_ranks": self._room.outlives,
+            "checkpoint_copies_failed": self._uncopied,
         }
-        self._tell(checkpoint, self._trouble, gauges)
+        self._tell(checkpoint, self._trouble or self._room.trouble, gauges)

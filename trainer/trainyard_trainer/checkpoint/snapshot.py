@@ -1,8 +1,11 @@
 """A rank's shard in host memory: the very bytes of its safetensors file, refreshed in place for each checkpoint.
 
-The memory is anonymous (memfd): the writer process maps it through a descriptor that it inherits, and it is gone when
-both are, however they ended; nothing in /dev/shm can be left behind. It is allocated once, before training, so a run that
+The memory is anonymous (memfd): the writer process maps it through a descriptor that it inherits, and it is gone when all
+who hold it are, however they ended; nothing in /dev/shm can be left behind. It is allocated before training, so a run that
 has room for its first checkpoint has room for all.
+
+Where the agent gives memory, and there is room for it (`memory`), there are two slots, refreshed in turn: the agent
+outlives its ranks, and the slot that is whole stays so until the other one is.
 
 Masters and moments change only in the optimizer's update, so they are copied on a thread while the next step runs forward
 and backward, and that step's update waits for what is left. torch copies without the GIL; on a GPU through pinned memory
@@ -13,50 +16,92 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..engine.engine import Engine
 from ..engine.randomness import save_streams
+from ..engine.state import MASTER, Fragment
 
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.uint8: "U8"}
 _ALIGNMENT = 64
 
 
-class Snapshot:
-    """The shard of this rank."""
+@dataclass(frozen=True)
+class Layout:
+    """Where everything is in a rank's shard."""
 
-    def __init__(self, engine: Engine, *, streams_only: bool) -> None:
-        """Lay out and allocate. `streams_only` for a rank whose state another one saves."""
-        self._engine = engine
-        self._streams_only = streams_only
-        layout = {**self._streams(), **self._state()}
-        header = _header(layout, {} if streams_only else {each.name: each.start for each in engine.fragments()})
-        self.bytes = len(header) + sum(each.nbytes for each in _placed(layout).values())
-        self.memory = os.memfd_create("trainyard-checkpoint", os.MFD_CLOEXEC)
-        os.ftruncate(self.memory, self.bytes)
-        self._mapping = mmap.mmap(self.memory, self.bytes, mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        self._mapping[: len(header)] = header
-        self._places = _views(torch.frombuffer(self._mapping, dtype=torch.uint8)[len(header) :], layout)
+    header: bytes
+    """The length and the JSON that a safetensors file begins with."""
+    places: dict[str, tuple[int, Tensor]]
+    """Name → first byte behind the header, and a tensor on no device."""
+    streams_only: bool
+
+    @property
+    def bytes(self) -> int:
+        """Size of the shard."""
+        return len(self.header) + sum(tensor.nbytes for _, tensor in self.places.values())
+
+
+def lay_out(engine: Engine, training: str, *, streams_only: bool) -> Layout:
+    """The shard of this rank; `streams_only` if another one saves its state. `training` is told with it (`tensors`)."""
+    fragments = [] if streams_only else list(engine.fragments())
+    tensors = _stored({**_streams(), **_state(fragments)})
+    entries: dict[str, object] = {
+        "__metadata__": {"starts": json.dumps({each.name: each.start for each in fragments}), "training": training}
+    }
+    places, offset = {}, 0
+    for name, tensor in tensors.items():
+        places[name] = (offset, tensor)
+        span = [offset, offset := offset + tensor.nbytes]
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    padded = math.ceil((8 + len(text)) / _ALIGNMENT) * _ALIGNMENT - 8
+    return Layout(padded.to_bytes(8, "little") + text.ljust(padded), places, streams_only)
+
+
+class Snapshot:
+    """The last shards of this rank, in one slot or two."""
+
+    def __init__(self, engine: Engine, layout: Layout, memories: Sequence[int], *, kept: int | None = None) -> None:
+        """`memories` are descriptors, one a slot. Slot `kept` holds what the rank began with, and is refreshed last."""
+        self._engine, self._layout, self._memories = engine, layout, memories
+        self._stream = torch.cuda.Stream(engine.device) if engine.device.type == "cuda" else None
+        self._places = [{} if slot == kept else self._allocate(slot) for slot in range(len(memories))]
+        self._next = 1 if kept == 0 else 0
         self._thread = ThreadPoolExecutor(1, "checkpoint-copy")
         self._copying: Future[None] | None = None
-        self._stream = None
-        if engine.device.type == "cuda":
-            _pin(self._mapping, self.bytes)
-            self._stream = torch.cuda.Stream(engine.device)
 
-    def begin(self, then: Callable[[], None]) -> None:
-        """Copy what the state is now. Until `wait` has returned nothing may change it; `then` is called at the end."""
-        for name, stream in self._streams().items():
-            self._places[name].copy_(stream)
-        pairs = [(self._places[name], values) for name, values in self._state().items()]
+    @property
+    def bytes(self) -> int:
+        """Memory of all slots."""
+        return len(self._memories) * self._layout.bytes
+
+    @property
+    def shard_bytes(self) -> int:
+        """Memory of one."""
+        return self._layout.bytes
+
+    def begin(self, before: Callable[[int], None], then: Callable[[int], None]) -> None:
+        """Copy what the state is now. Until `wait` has returned nothing may change it. Both callables are told the slot:
+        `before` it is overwritten, `then` when it is whole.
+        """
+        slot, self._next = self._next, (self._next + 1) % len(self._memories)
+        before(slot)
+        places = self._places[slot] = self._places[slot] or self._allocate(slot)
+        for name, stream in _streams().items():
+            places[name].copy_(stream)
+        fragments = [] if self._layout.streams_only else self._engine.fragments()
+        pairs = [(places[name], values) for name, values in _state(fragments).items()]
         if self._stream:
             self._stream.wait_stream(torch.cuda.current_stream())
-        self._copying = self._thread.submit(self._copy, pairs, then)
+        self._copying = self._thread.submit(self._copy, pairs, partial(then, slot))
 
     def wait(self) -> None:
         """Return when the state may change again."""
@@ -65,9 +110,25 @@ class Snapshot:
             self._copying = None
 
     def close(self) -> None:
-        """Give the memory back, once the writer has too."""
+        """Give the memory back, once all others who hold it have too."""
         self._thread.shutdown()
-        os.close(self.memory)
+        for memory in self._memories:
+            os.close(memory)
+
+    def _allocate(self, slot: int) -> dict[str, Tensor]:
+        """Give the slot its size and its header; returns name → its place."""
+        memory, layout = self._memories[slot], self._layout
+        os.ftruncate(memory, layout.bytes)
+        mapping = mmap.mmap(memory, layout.bytes, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        mapping[: len(layout.header)] = layout.header
+        content = torch.frombuffer(mapping, dtype=torch.uint8)
+        if self._stream:  # pinned: the GPU copies into it by itself
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(content.data_ptr(), layout.bytes, 0))
+        data = content[len(layout.header) :]
+        return {
+            name: data[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            for name, (start, tensor) in layout.places.items()
+        }
 
     def _copy(self, pairs: Iterable[tuple[Tensor, Tensor]], then: Callable[[], None]) -> None:
         with torch.no_grad(), torch.cuda.stream(self._stream) if self._stream else nullcontext():
@@ -77,53 +138,25 @@ class Snapshot:
             self._stream.synchronize()
         then()
 
-    def _streams(self) -> dict[str, Tensor]:
-        return {f"stream/{name}": stream for name, stream in save_streams().items()}
 
-    def _state(self) -> dict[str, Tensor]:
-        if self._streams_only:
-            return {}
-        return {
-            f"{kind}/{fragment.name}": values.detach()
-            for fragment in self._engine.fragments()
-            for kind, values in fragment.state.items()
-        }
+def _streams() -> dict[str, Tensor]:
+    return {f"stream/{name}": stream for name, stream in save_streams().items()}
 
 
-def _stored(name: str, tensor: Tensor) -> torch.dtype:
-    """State is stored as fp32, whatever the optimizer keeps it in; streams as they are."""
-    return tensor.dtype if name.startswith("stream/") else torch.float32
+def _state(fragments: Iterable[Fragment]) -> dict[str, Tensor]:
+    return {
+        f"{kind}/{fragment.name}": values.detach() for fragment in fragments for kind, values in fragment.state.items()
+    }
 
 
-def _placed(layout: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in the order of the file, as stored (on no device): large elements first, so that all are aligned."""
-    stored = {name: torch.empty(each.shape, dtype=_stored(name, each), device="meta") for name, each in layout.items()}
-    return dict(sorted(stored.items(), key=lambda item: -item[1].element_size()))
-
-
-def _header(layout: dict[str, Tensor], starts: dict[str, int]) -> bytes:
-    """The length and the JSON that a safetensors file begins with, padded with the spaces that the format allows."""
-    entries: dict[str, object] = {"__metadata__": {"starts": json.dumps(starts)}}
-    offset = 0
-    for name, tensor in _placed(layout).items():
-        end = offset + tensor.nbytes
-        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    padded = math.ceil((8 + len(text)) / _ALIGNMENT) * _ALIGNMENT - 8
-    return padded.to_bytes(8, "little") + text.ljust(padded)
-
-
-def _views(data: Tensor, layout: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name → its place in the data."""
-    views, offset = {}, 0
-    for name, tensor in _placed(layout).items():
-        views[name] = data[offset : offset + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        offset += tensor.nbytes
-    return views
-
-
-def _pin(mapping: mmap.mmap, size: int) -> None:
-    """Let the GPU copy into the mapping by itself."""
-    address = torch.frombuffer(mapping, dtype=torch.uint8).data_ptr()
-    torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, size, 0))
+def _stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the file holds, in its order and on no device: state as fp32, whatever the optimizer keeps it in, and streams
+    as they are. Large elements first, so that all are aligned; and all weights in a row, for a reader that wants only them.
+    """
+    stored = {
+        name: torch.empty(each.shape, dtype=each.dtype if name.startswith("stream/") else torch.float32, device="meta")
+        for name, each in tensors.items()
+    }
+    return dict(
+        sorted(stored.items(), key=lambda item: (-item[1].element_size(), not item[0].startswith(f"{MASTER}/")))
+    )

@@ -1,11 +1,13 @@
-"""The process that writes a rank's shards: `python -m trainyard_trainer.checkpoint.writer MEMORY BYTES PARENT`.
+"""The process that writes a rank's shards: `python -m trainyard_trainer.checkpoint.writer PARENT BYTES MEMORY…`.
 
 A process, for hashing and writing on a thread would hold up the training loop at every turn of the GIL. It is small (it
 imports no torch), started before training, maps its rank's memory, and dies with its rank. Commands come as JSON lines on
 standard input, answers go as JSON lines to standard output:
 
-    {"write": path, "instead_of": path}   the memory into the file, hashed on the way and synced, after making room by
-                                          removing the shard of a save that failed   → {"shard": …}
+    {"write": path, "instead_of": path, "slot": n, "copy_to": url}
+                                          the slot into the file, hashed on the way and synced, after making room by
+                                          removing the shard of a save that failed; then, on the side, to the next
+                                          worker's agent → {"shard": …, "copied": whether the last copy was}
     {"commit": {…}}                       the arguments of `commit.commit`           → {"committed": monotonic time}
 
 or {"failure": …}, the fields of a `Failure`.
@@ -20,13 +22,16 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from trainyard_api.checkpoint import MANIFEST, Shard
 
 from .commit import FencedError, commit
+from .copying import Copy
 from .failure import Failure
 
 _CHUNK_BYTES = 4 * 1024 * 1024
@@ -37,31 +42,40 @@ _NICE = 5
 
 def main() -> None:
     """Do what the rank says, until it is gone."""
-    descriptor, size, parent = map(int, sys.argv[1:])
+    parent, size, *memories = map(int, sys.argv[1:])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the rank died before the kernel knew
         return
     for each in (signal.SIGTERM, signal.SIGINT):  # whether to stop is the rank's matter
         signal.signal(each, signal.SIG_IGN)
     os.nice(_NICE)
-    memory = mmap.mmap(descriptor, size, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ)
+
+    @cache
+    def slot(number: int) -> mmap.mmap:  # not before it is written: until then it may be of another size
+        return mmap.mmap(memories[number], size, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ)
+
+    copy = None
     for line in sys.stdin:
-        print(json.dumps(_answer(json.loads(line), memory)), flush=True)
-
-
-def _answer(command: dict[str, Any], memory: mmap.mmap) -> dict[str, Any]:
-    try:
-        match command:
-            case {"write": path, "instead_of": abandoned}:
-                if abandoned:
-                    _discard(Path(abandoned), Path(path).parent)
-                return {"shard": _write(Path(path), memory).model_dump()}
+        match json.loads(line):
+            case {"write": path, "instead_of": abandoned, "slot": number, "copy_to": url}:
+                answer = _try(partial(_write, Path(path), abandoned, slot(number)))
+                copied = {"copied": copy.finish()} if copy else {}
+                print(json.dumps(answer | copied), flush=True)
+                copy = Copy(memoryview(slot(number)), url) if url else None
             case {"commit": what}:
-                commit(**what | {"folder": Path(what["folder"]), "manifest": what["manifest"].encode()})
-                return {"committed": time.monotonic()}
+                print(json.dumps(_try(partial(_commit, what))), flush=True)
+
+
+def _try(act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return act()
     except (OSError, FencedError) as error:
         return {"failure": dataclasses.asdict(Failure.of(error))}
-    raise AssertionError(command)
+
+
+def _commit(what: dict[str, Any]) -> dict[str, Any]:
+    commit(**what | {"folder": Path(what["folder"]), "manifest": what["manifest"].encode()})
+    return {"committed": time.monotonic()}
 
 
 def _discard(shard: Path, wanted: Path) -> None:
@@ -73,7 +87,9 @@ def _discard(shard: Path, wanted: Path) -> None:
             shard.parent.rmdir()
 
 
-def _write(path: Path, memory: mmap.mmap) -> Shard:
+def _write(path: Path, abandoned: str, memory: mmap.mmap) -> dict[str, Any]:
+    if abandoned:
+        _discard(Path(abandoned), path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with memoryview(memory) as content, open(path, "wb", buffering=0) as file:
@@ -83,7 +99,7 @@ def _write(path: Path, memory: mmap.mmap) -> Shard:
             while chunk:
                 chunk = chunk[file.write(chunk) :]
         os.fsync(file.fileno())
-    return Shard(file=path.name, bytes=len(memory), sha256=digest.hexdigest())
+    return {"shard": Shard(file=path.name, bytes=len(memory), sha256=digest.hexdigest()).model_dump()}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""Giving the next worker's agent a copy of a shard, on a thread of the writer process.
+
+It goes on while storage commits, and holds up nothing: a copy that isn't through when the rank's next shard is written is
+given up, for the save after that one overwrites what it is read from. Each piece is taken out of the slot before asking
+whether it is given up, so whatever was sent to its end was whole.
+"""
+
+import http.client
+import os
+import sys
+from pathlib import Path
+from threading import Event, Thread
+from urllib.parse import urlsplit
+
+_PIECE_BYTES = 1024 * 1024
+_SECONDS = 10.0
+"""For a connection, for a piece, and for the answer."""
+
+
+class Copy:
+    """One copy, under way from the moment it is made."""
+
+    def __init__(self, shard: memoryview, url: str) -> None:
+        self._shard, self._url = shard, url
+        self._over, self._through = Event(), False
+        Thread(target=self._run, daemon=True).start()
+
+    def finish(self) -> bool:
+        """Give it up, unless it is through; whether it was."""
+        self._over.set()
+        return self._through
+
+    def _run(self) -> None:
+        try:
+            self._through = self._send()
+        except (OSError, http.client.HTTPException) as error:
+            print(f"no copy of this shard: {self._url}: {error}", file=sys.stderr, flush=True)
+
+    def _send(self) -> bool:
+        to = urlsplit(self._url)
+        assert to.hostname
+        connection = http.client.HTTPConnection(to.hostname, to.port, timeout=_SECONDS)
+        try:
+            connection.putrequest("PUT", f"{to.path}?{to.query}")
+            connection.putheader("Authorization", f"Bearer {token()}")
+            connection.putheader("Content-Length", str(len(self._shard)))
+            connection.endheaders()
+            for start in range(0, len(self._shard), _PIECE_BYTES):
+                piece = bytes(self._shard[start : start + _PIECE_BYTES])
+                if self._over.is_set():
+                    return False
+                connection.send(piece)
+            answer = connection.getresponse()
+            if answer.status >= http.client.BAD_REQUEST:
+                raise http.client.HTTPException(f"{answer.status} {answer.read().decode(errors='replace')}")
+            return True
+        finally:
+            connection.close()
+
+
+def token() -> str:
+    """What the agents of this run know each other by."""
+    return Path(os.environ["TRAINYARD_TOKEN_FILE"]).read_text().strip()
