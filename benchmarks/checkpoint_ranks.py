@@ -16,7 +16,7 @@ import torch.distributed.checkpoint as dcp
 from trainyard_api.checkpoint import Cursor
 from trainyard_api.stages import CheckpointSettings, ModelSettings, PretrainStage
 from trainyard_api.status import CheckpointStatus
-from trainyard_trainer.checkpoint.restore import load_state, load_weights
+from trainyard_trainer.checkpoint.restore import load_state, load_weights, open_shards
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints
 from trainyard_trainer.engine import processes
@@ -117,8 +117,9 @@ def by_dcp(training: Training, folder: Path) -> tuple[float, float]:
 
 def restore_trainyard(training: Training, folder: Path) -> None:
     newest = training.checkpoints.newest()
-    load_weights(training.fresh_model, *newest)
-    load_state(training.engine, *newest, training.group)
+    shards = open_shards(*newest)
+    load_weights(training.fresh_model, newest[0], shards)
+    load_state(training.engine, newest[0], shards, training.group)
 
 
 def restore_deepspeed(training: Training, folder: Path) -> None:

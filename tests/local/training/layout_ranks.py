@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from training import TINY, a_job
 from trainyard_api.stages import CheckpointSettings, PretrainStage
-from trainyard_trainer.checkpoint.restore import load_state, load_weights
+from trainyard_trainer.checkpoint.restore import load_state, load_weights, open_shards
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints
 from trainyard_trainer.engine import processes
@@ -95,9 +95,10 @@ def train(training: Training, root: Path, group: Group, device: torch.device) ->
     stage = PretrainStage.model_validate(settings)
     model, newest, start = build(training.layout.model), Checkpoints(group).newest(), 0
     if newest:
-        load_weights(model, *newest)
+        shards = open_shards(*newest)
+        load_weights(model, newest[0], shards)
         engine, start = Engine(model, stage, 1, device), newest[0].step
-        load_state(engine, *newest, group)
+        load_state(engine, newest[0], shards, group)
         leave(engine, folder / f"{start}.safetensors", math.nan)
     else:
         engine = Engine(model, stage, 1, device)

@@ -12,7 +12,7 @@ from engines import CURSOR, an_engine
 from training import TINY, TINY_LLAMA, a_job
 from trainyard_api.checkpoint import Cursor, CursorPart
 from trainyard_api.stages import CheckpointSettings, ModelSettings, PretrainStage
-from trainyard_trainer.checkpoint.restore import load_state, load_weights, refuse_other_training
+from trainyard_trainer.checkpoint.restore import load_state, load_weights, open_shards, refuse_other_training
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints
 from trainyard_trainer.engine.engine import Engine
@@ -154,7 +154,7 @@ def test_weights_come_back(group: Group, device: torch.device, engine: Engine, s
     newest = Checkpoints(group).newest()
     assert newest
     other = an_engine(device, seed=8)
-    load_state(other, *newest, group)
+    load_state(other, newest[0], open_shards(*newest), group)
     pairs = zip(engine.fragments(), other.fragments(), strict=True)
     assert all(torch.equal(one.state[kind], two.state[kind]) for one, two in pairs for kind in one.state)
 
@@ -213,7 +213,7 @@ def test_a_checkpoint_is_not_taken_for_another_model(group: Group, saved: Path) 
     wider = ModelSettings.model_validate({"type": "llama", "config": TINY_LLAMA["config"] | {"hidden_size": 64}})
     model = build_model(model_config(wider, vocab_size=300, end_of_text=0, sequence_length=16), seed=0)
     with pytest.raises(PermanentError, match=r"pretrain\.model\.config: .*\[300, 64\] here and \[300, 32\] in the"):
-        load_weights(model, *newest)
+        load_weights(model, newest[0], open_shards(*newest))
 
 
 def test_what_deepspeed_refuses_is_told_in_its_words(device: torch.device) -> None:

@@ -4,23 +4,40 @@ The agent owns the memory of its ranks' snapshots, two slots each, and holds a c
 hands all that is whole to the ranks of the next attempt. So state survives the death of ranks, and of a whole worker.
 This file decides what of it is used:
 
-    room        whether there is memory for that at all, for every worker the same
+    newest      what ranks begin with: the newest step of which every rank's shard is whole in some agent's memory, unless
+                storage has a newer checkpoint
+    room        whether there is memory for snapshots at all, for every worker the same
 """
 
+import errno
 import json
+import mmap
 import os
-from collections.abc import Mapping
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
+from time import monotonic
 
+from trainyard_api.checkpoint import Manifest
 from trainyard_api.names import AGENT_PORT
 from trainyard_api.protocol import SnapshotState
+from trainyard_api.status import RestoredFrom
 
 from ..engine.processes import gather
 from ..group import Group
+from .copying import token
+from .restore import open_shards
+from .store import Checkpoints
+from .tensors import Shards, Stored
 
+_SECONDS = 10.0
+"""For another agent to answer, each time."""
 _SLOTS = 2
-_COPIES = 2
-"""Of the worker before: the one that is whole, and the one that is being received."""
+_COPIES = 1
+"""Of the worker before. Where there is room for two, the one that is whole stays until the next one has come."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,10 @@ class Held:
     attempt: int
     bytes: int
     fd: int
+
+    def content(self) -> memoryview:
+        """The shard itself; for reading."""
+        return memoryview(mmap.mmap(self.fd, self.bytes))
 
 
 class Neighbourhood:
@@ -52,10 +73,121 @@ class Neighbourhood:
         address = self._addresses[worker]
         return f"http://{address}:{AGENT_PORT}/snapshots/{rank}?step={step}&attempt={self.group.attempt}"
 
+    def slot_of(self, held: Held | None) -> int | None:
+        """The slot of this rank that holds it; None for what lies elsewhere."""
+        return next((n for n, fd in enumerate(self.slots) if held and os.path.sameopenfile(fd, held.fd)), None)
+
     def tell(self, slot: int, step: int, shard_bytes: int) -> None:
         """Tell the agent that a slot holds this rank's whole shard of a step; with no bytes, that it holds none."""
         said = SnapshotState(rank=self.group.rank, step=step, attempt=self.group.attempt, bytes=shard_bytes, slot=slot)
         self.group.report(snapshot=said)
+
+
+@dataclass
+class Found:
+    """What ranks begin with."""
+
+    manifest: Manifest
+    shards: Shards
+    source: RestoredFrom
+    bytes: int
+    kept: int | None = None
+    """This rank's slot that holds its shard of it."""
+    seconds: float = 0.0
+    """That it has taken so far to find and to read it."""
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count what the block takes as restoring."""
+        started = monotonic()
+        yield
+        self.seconds += monotonic() - started
+
+
+def newest(checkpoints: Checkpoints, here: Neighbourhood) -> Found | None:
+    """The newest state there is, whole in memory or good in storage; None if there is none. A collective."""
+    started = monotonic()
+    where = _whole_somewhere(here)
+    stored = checkpoints.newest(newer_than=where.step if where else None)
+    found = None
+    if not stored and where and not (found := _from_memory(where, here)):
+        stored = checkpoints.newest()
+    if stored:
+        manifest, folder = stored
+        size = sum(shard.bytes for shard in manifest.shards)
+        found = Found(manifest, open_shards(manifest, folder), "storage", size)
+    if found:
+        found.seconds = monotonic() - started
+    return found
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A step of which every rank's shard is whole in some agent's memory."""
+
+    step: int
+    attempt: int
+    shards: list[tuple[int, set[int]]]
+    """By rank, its size and the workers whose agents hold it."""
+
+
+def _whole_somewhere(here: Neighbourhood) -> _Whole | None:
+    """The newest such step."""
+    mine = []
+    if not here.group.local_rank:  # the others hold the same
+        mine = [(each, json.loads(Shards([each.content()]).training)["worldSize"]) for each in here.held]
+    holders: dict[tuple[int, int, int], dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    sizes: dict[tuple[int, int, int], dict[int, int]] = defaultdict(dict)
+    for rank, theirs in enumerate(gather(mine)):
+        for held, world_size in theirs:
+            key = held.step, held.attempt, world_size
+            holders[key][held.rank].add(rank // here.ranks_per_worker)
+            sizes[key][held.rank] = held.bytes
+    whole = [
+        _Whole(step, attempt, [(sizes[step, attempt, count][rank], by_rank[rank]) for rank in range(count)])
+        for (step, attempt, count), by_rank in holders.items()
+        if by_rank.keys() >= set(range(count))
+    ]
+    return max(whole, key=lambda each: (each.step, each.attempt), default=None)
+
+
+def _from_memory(whole: _Whole, here: Neighbourhood) -> Found | None:
+    """The shards: those that this agent holds as they are, the others by ranges. None if a rank can't reach one of them."""
+    mine = {each.rank: each for each in here.held if (each.step, each.attempt) == (whole.step, whole.attempt)}
+    shards, mistake = None, ""
+    try:
+        shards = Shards(
+            [
+                mine[rank].content()
+                if rank in mine
+                else Stored(_Elsewhere(here.url(min(workers), rank, whole.step)), "", size)
+                for rank, (size, workers) in enumerate(whole.shards)
+            ]
+        )
+    except (OSError, HTTPException) as error:
+        mistake = str(error)
+    if any(gather(mistake)) or not shards:
+        return None
+    manifest = Manifest.model_validate(json.loads(shards.training) | {"step": whole.step, "time": "", "shards": []})
+    size = sum(size for size, _ in whole.shards)
+    return Found(manifest, shards, "memory", size, kept=here.slot_of(mine.get(here.group.rank)))
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """A shard that another agent holds."""
+
+    url: str
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of it; there is nothing else, so `path` is empty."""
+        headers = {"Authorization": f"Bearer {token()}", "Range": f"bytes={start}-{stop - 1}"}
+        request = urllib.request.Request(self.url + path, headers=headers)  # noqa: S310 - http it is
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
+            content: bytes = answer.read()
+        if len(content) != stop - start:
+            raise OSError(errno.EIO, f"{len(content)} bytes came of {stop - start}", self.url)
+        return content
 
 
 @dataclass(frozen=True)

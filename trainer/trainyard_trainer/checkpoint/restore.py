@@ -52,7 +52,7 @@ def _compared(there: Cursor, here: Cursor, stage: PretrainStage) -> Iterator[tup
         yield f"pretrain.{field.removesuffix('.data')}.weight", was.weight, now.weight
 
 
-def load_weights(model: nn.Module, manifest: Manifest, folder: Path) -> None:
+def load_weights(model: nn.Module, manifest: Manifest, shards: Shards) -> None:
     """Fill a plain model with the fp32 weights of a checkpoint."""
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     for name in shapes | manifest.parameters:
@@ -61,15 +61,13 @@ def load_weights(model: nn.Module, manifest: Manifest, folder: Path) -> None:
                 f"pretrain.model.config: {name} is {shapes.get(name)} here and {manifest.parameters.get(name)} in the "
                 f"checkpoint of step {manifest.step}; set the model back, or give the run another name"
             )
-    shards = open_shards(manifest, folder)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(shards.read(MASTER, name, 0, parameter.numel()).view_as(parameter))
 
 
-def load_state(engine: Engine, manifest: Manifest, folder: Path, group: Group) -> None:
+def load_state(engine: Engine, manifest: Manifest, shards: Shards, group: Group) -> None:
     """Fill this rank's masters and moments, and take up its random streams."""
-    shards = open_shards(manifest, folder)
     for fragment in engine.fragments():
         for kind, values in fragment.state.items():
             values.copy_(shards.read(kind, fragment.name, fragment.start, fragment.stop))

@@ -38,16 +38,21 @@ class Checkpoints:
         self.group = group
         self._on_rank_0(lambda: claim(self.folder, group.attempt))
 
-    def newest(self) -> tuple[Manifest, Path] | None:
-        """The newest good checkpoint; None if there never was one. Bad ones on the way are quarantined."""
+    def newest(self, newer_than: int | None = None) -> tuple[Manifest, Path] | None:
+        """The newest good checkpoint; None if there never was one, or none of a later step than `newer_than`.
+
+        Bad ones on the way are quarantined.
+        """
         steps = from_rank_0(committed_steps(self.folder) if self.group.rank == 0 else [])
-        for step in reversed(steps):
+        for step in reversed([each for each in steps if newer_than is None or each > newer_than]):
             folder = self.folder / folder_name(step)
             manifest, mistake = self._verify_my_share(folder)
             mistakes = [each for each in gather(mistake) if each]
             if manifest and not mistakes:
                 return manifest, folder
             self._on_rank_0(partial(self._quarantine, step, mistakes[0]))
+        if newer_than is not None:
+            return None
         if quarantined := from_rank_0(sorted(each.name for each in self.folder.glob("step-*.bad"))):
             raise PermanentError(
                 f"{self.folder}: every checkpoint is bad ({', '.join(quarantined)}; see reason.txt in each); restore one, "

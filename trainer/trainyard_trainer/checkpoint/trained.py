@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from ..artifacts import read_artifact
 from ..errors import PermanentError
 from ..models.build import build_model, load_config
-from .restore import load_weights
+from .restore import load_weights, open_shards
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def load_trained(folder: Path) -> TrainedModel:
     except BadCheckpointError as error:
         raise PermanentError(f"{checkpoint}: {error}; train the model again, or restore the folder") from None
     model = build_model(load_config(details["model"]), seed=0)
-    load_weights(model, manifest, checkpoint)
+    load_weights(model, manifest, open_shards(manifest, checkpoint))
     return TrainedModel(model.eval(), folder / details["tokenizer"], manifest.cursor.sequence_length)
 
 

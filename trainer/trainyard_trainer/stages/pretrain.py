@@ -12,12 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from trainyard_api.checkpoint import Cursor, CursorPart, Manifest, folder_name
+from trainyard_api.checkpoint import Cursor, CursorPart, folder_name
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PretrainStage
 from transformers import PretrainedConfig
 
 from ..artifacts import ARTIFACT, read_artifact, write_artifact
+from ..checkpoint.memory import Found, Neighbourhood, newest
 from ..checkpoint.restore import load_state, load_weights, refuse_other_training
 from ..checkpoint.saving import Saving
 from ..checkpoint.store import Checkpoints
@@ -52,12 +53,13 @@ def train(group: Group, device: torch.device) -> Artifact | None:
     first_corpus = next(iter(corpora.values()))
     config = _configuration(stage, first_corpus, group)
     cursor = _cursor(stage, corpora, group.job.seed)
-    newest = Checkpoints(group).newest()
-    engine, start = _begin(stage, config, batches.accumulation, newest, cursor, group, device)
+    found = newest(Checkpoints(group), Neighbourhood(group))
+    engine = _begin(stage, config, batches.accumulation, found, cursor, group, device)
     progress = TrainingProgress(stage, group)
-    progress.resumed(start)
+    progress.resumed(found)
+    start, kept = (found.manifest.step, found.kept) if found else (0, None)
 
-    with Saving(group, stage.checkpoint, engine, cursor, progress.saving) as saving:
+    with Saving(group, stage.checkpoint, engine, cursor, progress.saving, kept=kept) as saving:
         for step in range(start + 1, stage.steps + 1):
             progress.start_clock()
             rate = learning_rate(step, stage)
@@ -143,25 +145,26 @@ def _begin(
     stage: PretrainStage,
     config: PretrainedConfig,
     accumulation: int,
-    newest: tuple[Manifest, Path] | None,
+    found: Found | None,
     cursor: Cursor,
     group: Group,
     device: torch.device,
-) -> tuple[Engine, int]:
-    """The engine, and how many steps it has done: as the newest checkpoint says, or new."""
-    if newest:
-        manifest, folder = newest
-        refuse_other_training(manifest, cursor, stage)
+) -> Engine:
+    """The engine as it was when what was found was saved, or new."""
+    if found:
+        refuse_other_training(found.manifest, cursor, stage)
         model = build_model(config, group.job.seed)
-        load_weights(model, manifest, folder)
+        with found.timed():
+            load_weights(model, found.manifest, found.shards)
         engine = Engine(model, stage, accumulation, device)
-        load_state(engine, manifest, folder, group)
-        return engine, manifest.step
+        with found.timed():
+            load_state(engine, found.manifest, found.shards, group)
+        return engine
     earlier = group.inputs.get("model.stage")
     model = load_trained(earlier).model if earlier else build_model(config, group.job.seed)
     engine = Engine(model, stage, accumulation, device)
     seed_streams(group.job.seed, 0, group.rank)
-    return engine, 0
+    return engine
 
 
 def _finish(

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from trainyard_api.stages import PretrainStage
 from trainyard_api.status import CheckpointStatus, Progress
 
+from ..checkpoint.memory import Found
 from ..group import Group
 from .metrics_file import MetricsFile
 
@@ -29,10 +30,13 @@ class TrainingProgress:
         self._clock = time.monotonic()
         self._seconds_a_step = 0.0
 
-    def resumed(self, step: int) -> None:
-        """Report the step that this attempt starts from."""
-        if self._file:
-            self.group.report(resumed_step=step)
+    def resumed(self, found: Found | None) -> None:
+        """Report what this attempt starts from."""
+        if self._file and found:
+            restoring = {"restore_seconds": found.seconds, "restored_bytes": found.bytes}
+            self.group.report(resumed_step=found.manifest.step, restored_from=found.source, metrics=restoring)
+        elif self._file:
+            self.group.report(resumed_step=0)
 
     def start_clock(self) -> None:
         """A step begins here; what came before (saving, validating) isn't its time."""
