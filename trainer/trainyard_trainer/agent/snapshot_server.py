@@ -1,4 +1,5 @@
-"""The agent's HTTP side for snapshots: PUT gives it a copy of another worker's, GET reads one that it holds.
+"""The agent's HTTP side for snapshots: PUT gives it a copy of another worker's, GET reads one that it holds,
+or a range of its bytes.
 
     /snapshots/RANK?step=STEP&attempt=ATTEMPT    ATTEMPT is that of the asker; an older one than ours gets 409
 
@@ -46,6 +47,7 @@ def snapshot_routes(agent: Agent) -> list[web.RouteDef]:
     async def get(request: web.Request) -> web.StreamResponse:
         try:
             rank, step, attempt = _named(request)
+            part = request.http_range
             agent.refuse_older(attempt)
         except ValueError as error:
             return refuse(400, str(error))
@@ -54,12 +56,15 @@ def snapshot_routes(agent: Agent) -> list[web.RouteDef]:
         held = agent.snapshots.newest(rank, step)
         if not held:
             return refuse(404, f"no whole snapshot of rank {rank} at step {step} is here")
-        answer = web.StreamResponse()
+        wanted = range(held.bytes)[part]
+        answer = web.StreamResponse(status=200 if len(wanted) == held.bytes else 206)
         answer.content_type = "application/octet-stream"
-        answer.content_length = held.bytes
+        answer.content_length = len(wanted)
+        if answer.status == 206:
+            answer.headers["Content-Range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{held.bytes}"
         await answer.prepare(request)
         try:
-            for piece in agent.snapshots.read(held, agent.hear_ranks):
+            for piece in agent.snapshots.read(held, wanted, agent.hear_ranks):
                 await answer.write(piece)
         except TornError as error:
             log("snapshot_cut_off", rank=rank, step=step, reason=str(error))

@@ -119,16 +119,16 @@ class Snapshots:
         found = (held for held in self.whole if (held.rank, held.step) == (rank, step))
         return max(found, key=lambda held: held.attempt, default=None)
 
-    def read(self, held: Held, hear: Callable[[], None]) -> Iterator[bytes]:
-        """The snapshot, in pieces. `hear` takes in what ranks have reported by now. Raises TornError.
+    def read(self, held: Held, wanted: range, hear: Callable[[], None]) -> Iterator[bytes]:
+        """These bytes of the snapshot, in pieces. `hear` takes in what ranks have reported by now. Raises TornError.
 
         A rank reports before it overwrites, so a piece is good if no such report has come by the time it is read.
         """
         memory = os.dup(held.fd)
         own = held.fd in self._own
         try:
-            for start in range(0, held.bytes, PIECE_BYTES):
-                piece = os.pread(memory, min(PIECE_BYTES, held.bytes - start), start)
+            for start in wanted[::PIECE_BYTES]:
+                piece = os.pread(memory, min(PIECE_BYTES, wanted.stop - start), start)
                 hear()
                 if own and self._own.get(held.fd) != held:
                     raise TornError(f"the slot of step {held.step} is being overwritten")

@@ -168,7 +168,8 @@ def _from_memory(whole: _Whole, here: Neighbourhood) -> Found | None:
         mistake = str(error)
     if any(gather(mistake)) or not shards:
         return None
-    manifest = Manifest.model_validate(json.loads(shards.training) | {"step": whole.step, "time": "", "shards": []})
+    now_known = {"step": whole.step, "attempt": whole.attempt, "time": "", "shards": []}
+    manifest = Manifest.model_validate(json.loads(shards.training) | now_known)
     size = sum(size for size, _ in whole.shards)
     return Found(manifest, shards, "memory", size, kept=here.slot_of(mine.get(here.group.rank)))
 

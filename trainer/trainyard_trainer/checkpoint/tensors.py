@@ -3,7 +3,7 @@
 master/<parameter>, exp_avg/<parameter>, exp_avg_sq/<parameter>    flat fp32, the elements from `starts` on
 stream/<name>                                                      this rank's random streams
 metadata: starts                                                   JSON, parameter → first element of the fragment
-          training                                                 JSON, the manifest but for step, time and shards
+          training                                                 JSON, the manifest but for step, attempt, time and shards
 
 A shard is in memory, or in storage, of which no more is read than is asked for. Pieces that lie close together come in one
 request: an object store takes some 30 ms for each, however small it is.
@@ -170,8 +170,11 @@ class Shards:
 
 
 def training_of(manifest: Manifest) -> str:
-    """The part of the manifest that each shard carries: with it, shards in memory are a checkpoint by themselves."""
-    return manifest.model_dump_json(by_alias=True, exclude={"step", "time", "shards"})
+    """The part of the manifest that each shard carries: with it, shards in memory are a checkpoint by themselves.
+
+    Nothing that says when or by whom: the same state is the same bytes.
+    """
+    return manifest.model_dump_json(by_alias=True, exclude={"step", "attempt", "time", "shards"})
 
 
 class _Span(NamedTuple):
