@@ -49,6 +49,8 @@ def _clocked(seen: Observation, agent: AgentState) -> tuple[Recovery, ...]:
     if last is None or last.reform_seconds is not None or last.stage != seen.stage.name:
         return seen.status.recoveries
     resumed = agent.resumed_step
+    if resumed is None and seen.stage.kind == "pretrain":  # what it reports is of its inputs, on their way
+        return seen.status.recoveries
     lost = max(0, last.step - resumed) if last.step is not None and resumed is not None else None
     update = {
         "reform_seconds": round(seen.seconds_since(last.time), 3),
