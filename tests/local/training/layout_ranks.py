@@ -8,7 +8,6 @@ world size divides.
 import gc
 import math
 import os
-import shutil
 import socket
 import sys
 import traceback
@@ -22,10 +21,11 @@ from layouts import BEGUN_FROM, ROUNDS, Training
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from training import TINY, a_job
-from trainyard_api.stages import CheckpointSettings, PretrainStage
-from trainyard_trainer.checkpoint.restore import load_state, load_weights, open_shards
-from trainyard_trainer.checkpoint.saving import Saving
-from trainyard_trainer.checkpoint.store import Checkpoints
+from trainyard_api.checkpoint import Manifest
+from trainyard_api.stages import PretrainStage
+from trainyard_trainer.checkpoint.restore import load_state, load_weights
+from trainyard_trainer.checkpoint.snapshot import Snapshot, lay_out
+from trainyard_trainer.checkpoint.tensors import Shards, training_of
 from trainyard_trainer.engine import processes
 from trainyard_trainer.engine.engine import Engine
 from trainyard_trainer.engine.randomness import seed_streams
@@ -83,8 +83,6 @@ def train(training: Training, root: Path, group: Group, device: torch.device) ->
     folder = group.output
     if group.rank == 0:
         folder.mkdir()
-        if training.begin:
-            shutil.copytree(root / str(training.begin) / "checkpoints", folder / "checkpoints")
     torch.distributed.barrier()
     settings = TINY | {
         "deepspeed": training.layout.deepspeed,
@@ -93,22 +91,52 @@ def train(training: Training, root: Path, group: Group, device: torch.device) ->
         "optimizer": {"learningRate": 1e-3, "groups": GROUPS if training.layout.model == "groups" else []},
     }
     stage = PretrainStage.model_validate(settings)
-    model, newest, start = build(training.layout.model), Checkpoints(group).newest(), 0
-    if newest:
-        shards = open_shards(*newest)
-        load_weights(model, newest[0], shards)
-        engine, start = Engine(model, stage, 1, device), newest[0].step
-        load_state(engine, newest[0], shards, group)
-        leave(engine, folder / f"{start}.safetensors", math.nan)
+    model = build(training.layout.model)
+    if training.begin:
+        manifest, shards = saved(root / str(training.begin))
+        load_weights(model, manifest, shards)
+        engine = Engine(model, stage, 1, device)
+        load_state(engine, manifest, shards, group)
+        leave(engine, folder / f"{training.start}.safetensors", math.nan)
     else:
         engine = Engine(model, stage, 1, device)
         seed_streams(7, 0, group.rank)
-    for step in range(start + 1, training.last + 1):
+    for step in range(training.start + 1, training.last + 1):
         mine, _ = engine.train_step([share(step, group)], 1e-3 * step, lambda: None)
         leave(engine, folder / f"{step}.safetensors", processes.add_up(mine)[0] / group.world_size)
         if training in BEGUN_FROM and step == training.saved:
-            with Saving(group, CheckpointSettings(), engine, CURSOR, lambda *_: None) as saving:
-                saving.after_step(step, 0, 0, 0, must=True)
+            save(engine, step, group)
+
+
+def save(engine: Engine, step: int, group: Group) -> None:
+    """This rank's shard as `Saving` lays it out, without the writer: what storage does is another matter."""
+    manifest = Manifest(
+        step=step,
+        attempt=group.attempt,
+        time="",
+        world_size=group.world_size,
+        zero_stage=engine.zero_stage,
+        cursor=CURSOR,
+        settings_digest="",
+        parameters=engine.parameter_shapes,
+        shards=[],
+    )
+    layout = lay_out(engine, training_of(manifest), streams_only=engine.replicated and group.rank > 0)
+    memory = os.memfd_create("shard")
+    snapshot = Snapshot(engine, layout, [memory])
+    snapshot.begin(before=lambda _: None, then=lambda _: None)
+    snapshot.wait()
+    (group.output / f"shard-{group.rank}").write_bytes(os.pread(memory, layout.bytes, 0))
+    snapshot.close()
+    if group.rank == 0:
+        (group.output / "manifest.json").write_text(manifest.model_dump_json())
+    torch.distributed.barrier()
+
+
+def saved(folder: Path) -> tuple[Manifest, Shards]:
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    shards = [(folder / f"shard-{rank}").read_bytes() for rank in range(manifest.world_size)]
+    return manifest, Shards([memoryview(bytearray(each)) for each in shards])
 
 
 def leave(engine: Engine, file: Path, loss: float) -> None:
@@ -142,7 +170,7 @@ def rank(number: int, world: int, trainings: list[Training], root: Path) -> None
     device = processes.join(Group(job, 1, number, world, number, root, {}))
     for training in trainings:
         output = root / str(training)
-        train(training, root, Group(job, training.round + 1, number, world, number, output, {}), device)
+        train(training, root, Group(job, 1, number, world, number, output, {}), device)
     processes.leave()
 
 

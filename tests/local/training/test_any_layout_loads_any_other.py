@@ -74,7 +74,7 @@ def origin(training: Training) -> Training:
 def saved_tensors(root: Path, training: Training) -> dict[str, int]:
     """Tensor → how many elements of it all shards of the checkpoint hold together."""
     elements: dict[str, int] = {}
-    for shard in (root / str(training) / "checkpoints").glob("step-*/*.safetensors"):
+    for shard in (root / str(training)).glob("shard-*"):
         with safe_open(shard, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - it is no dict
                 if not key.startswith("stream/"):
