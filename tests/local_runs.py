@@ -118,11 +118,23 @@ def living(folder: Path) -> dict[str, list[int]]:
 
 def rank_processes(folder: Path) -> dict[int, int]:
     """Pid of each rank that runs now."""
+    return {int(rank): pid for rank, pid in _by_variable(folder, "rank", b"RANK=").items()}
+
+
+def agent_processes(folder: Path) -> dict[str, int]:
+    """Pid of each agent that runs now, by the name of its pod."""
+    return _by_variable(folder, "agent", b"TRAINYARD_POD=")
+
+
+def _by_variable(folder: Path, kind: str, name: bytes) -> dict[str, int]:
     found = {}
-    for pid in living(folder).get("rank", []):
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if rank := next((each for each in variables if each.startswith(b"RANK=")), None):
-            found[int(rank.removeprefix(b"RANK="))] = pid
+    for pid in living(folder).get(kind, []):
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:  # gone
+            continue
+        if value := next((each for each in variables if each.startswith(name)), None):
+            found[value.removeprefix(name).decode()] = pid
     return found
 
 

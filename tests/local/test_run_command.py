@@ -13,6 +13,7 @@ from local_runs import (
     DEADLINE,
     PRETRAIN,
     TRAINED,
+    agent_processes,
     events,
     made,
     metrics,
@@ -70,25 +71,38 @@ def test_the_other_verbs_show_a_finished_run(undisturbed: Path) -> None:
     assert trainyard(undisturbed, "get", "other").returncode == 1
 
 
-async def test_a_rank_killed_in_mid_training_is_recovered_from_with_the_same_weights_to_the_bit(
+async def test_a_killed_rank_costs_the_ranks_a_killed_agent_its_pod_and_neither_a_bit_of_the_weights(
     undisturbed: Path, tmp_path: Path
 ) -> None:
     write_run(tmp_path, TRAINED)
     with running(tmp_path) as process:
         await until(lambda: committed(tmp_path)[-1:] >= [20], "a checkpoint of step 20 or later", DEADLINE)
+        agents = agent_processes(tmp_path)
+        assert set(agents) == {"tiny-base-0-2", "tiny-base-1-2"}
         os.kill(rank_processes(tmp_path)[1], signal.SIGKILL)
+        await until(lambda: trained_in(tmp_path, attempt=3), "steps of the next attempt", DEADLINE)
+        assert agent_processes(tmp_path) == agents
+        os.kill(agents["tiny-base-1-2"], signal.SIGKILL)
+        both = {"tiny-base-0-2", "tiny-base-1-4"}
+        await until(lambda: set(agent_processes(tmp_path)) == both, "another agent for the killed one alone", DEADLINE)
+        assert agent_processes(tmp_path)["tiny-base-0-2"] == agents["tiny-base-0-2"]
         await until(lambda: process.poll() is not None, "the end of the run", DEADLINE)
     assert process.returncode == 0, (tmp_path / "output.txt").read_text()
     status = stored(tmp_path)["status"]
-    [recovery] = status["recoveries"]
-    assert recovery["cause"] == "ProcessFailed"
-    assert recovery["pod"] == "tiny-base-1-2"
-    assert (recovery["tier"], recovery["rank"], recovery["exitCode"]) == ("ranks", 1, 137)
-    assert 20 <= recovery["resumedStep"] <= 80
-    assert recovery["detectSeconds"] < 5 < recovery["detectSeconds"] + recovery["reformSeconds"] + 5 < 60
-    assert status["restarts"]["failures"] == 1
+    first, second = status["recoveries"]
+    assert (first["tier"], first["rank"], second["tier"]) == ("ranks", 1, "pod")
+    assert 20 <= first["resumedStep"] <= second["resumedStep"] <= 80
+    for recovery in (first, second):
+        assert (recovery["cause"], recovery["pod"], recovery["exitCode"]) == ("ProcessFailed", "tiny-base-1-2", 137)
+        assert recovery["detectSeconds"] < 5 < recovery["detectSeconds"] + recovery["reformSeconds"] + 5 < 60
+    assert status["restarts"]["failures"] == 2
     assert weights(tmp_path) == weights(undisturbed)
     assert nothing_lives(tmp_path)
+
+
+def trained_in(folder: Path, attempt: int) -> bool:
+    """Whether an attempt has done a step."""
+    return any(row["attempt"] == attempt for row in metrics(folder))
 
 
 async def test_interrupted_it_saves_and_the_same_command_goes_on_to_the_same_weights(
