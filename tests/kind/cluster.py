@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from conditions import eventually
-from trainyard_api.names import LABEL_RANK, LABEL_RUN, LABEL_STAGE
+from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_RUN, LABEL_STAGE
 
 CONTEXT = os.environ.get("TRAINYARD_KIND_CONTEXT", "kind-trainyard")
 SHARED = Path("/tmp/trainyard-kind")
@@ -121,9 +121,15 @@ class Run:
         return eventually(look, seconds, f"{self.name}: {what}", detail=lambda: json.dumps(self.status, indent=1))
 
     def pod(self, worker: int, stage: str) -> dict[str, Any]:
-        """The pod of a worker in the newest attempt."""
+        """The pod of a worker that was made last."""
         found = self.namespace.pods(f"{LABEL_RUN}={self.name}", f"{LABEL_STAGE}={stage}", f"{LABEL_RANK}={worker}")
         return max(found, key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+    def group(self, stage: str) -> dict[int, str]:
+        """The name of each worker's newest pod."""
+        pods = self.namespace.pods(f"{LABEL_RUN}={self.name}", f"{LABEL_STAGE}={stage}")
+        made = sorted(pods, key=lambda pod: int(pod["metadata"]["labels"][LABEL_ATTEMPT]))
+        return {int(pod["metadata"]["labels"][LABEL_RANK]): pod["metadata"]["name"] for pod in made}
 
     def delete_pod(self, worker: int, stage: str, *, force: bool = False) -> None:
         """Delete a worker's pod."""

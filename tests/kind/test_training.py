@@ -96,15 +96,24 @@ def test_deletion_eviction_and_a_dead_operator_cost_no_bit_of_the_weights(
         )
 
     training(attempt=2, beyond=20)
+    first = run.group("base")
     run.delete_pod(1, "base", force=True)
     training(attempt=3, beyond=40)
+    second = run.group("base")
     run.evict_pod(2, "base")
     training(attempt=4, beyond=60)
+    third = run.group("base")
+    assert [worker for worker in range(4) if second[worker] != first[worker]] == [1], (first, second)
+    assert [worker for worker in range(4) if third[worker] != second[worker]] == [2], (second, third)
     kubectl("-n", SYSTEM, "delete", "pod", operator_pod, "--force", "--grace-period=0")
     kubectl("-n", SYSTEM, "rollout", "status", "deployment/trainyard", "--timeout=90s")
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds after all that")
 
-    assert [recovery["cause"] for recovery in status["recoveries"]] == ["PodDeleted", "Evicted"]
+    assert [(recovery["cause"], recovery["tier"]) for recovery in status["recoveries"]] == [
+        ("PodDeleted", "pod"),
+        ("Evicted", "pod"),
+    ]
+    assert status["recoveries"][1]["pod"] == second[2]
     assert status["restarts"] == {"total": 2, "failures": 0, "disruptions": 2, "hangs": 0}
     for recovery in status["recoveries"]:
         assert recovery["reformSeconds"] < 60
@@ -120,13 +129,16 @@ def test_a_crashed_rank_is_a_failure_with_its_exit_code_and_the_run_recovers(
     run.until(
         lambda s: s.get("stage") == "base" and (s.get("checkpoint") or {}).get("step", 0) >= 10, 120, "has a checkpoint"
     )
-    pod = run.pod(3, "base")["metadata"]["name"]
+    group = run.group("base")
+    pod = group[3]
     killer = "import os,glob\nfor p in glob.glob('/proc/[0-9]*'):\n"
     killer += "  if b'trainyard_trainer.rank' in open(p+'/cmdline','rb').read(): os.kill(int(p[6:]), 9)"
     kubectl("-n", namespace.name, "exec", pod, "--", "python", "-c", killer, check=False)
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds after the crash")
     (recovery,) = status["recoveries"]
     assert (recovery["cause"], recovery["pod"], recovery["exitCode"]) == ("ProcessFailed", pod, 137)
+    assert (recovery["tier"], recovery["rank"]) == ("ranks", 3)
+    assert run.group("base") == group, "no pod was made anew for a rank"
     assert status["restarts"]["failures"] == 1
     assert run.weights("folder") == undisturbed.weights("folder")
 
