@@ -94,6 +94,7 @@ async def test_a_killed_rank_costs_the_ranks_a_killed_agent_its_pod_and_neither_
     assert 20 <= first["resumedStep"] <= second["resumedStep"] <= 80
     for recovery in (first, second):
         assert (recovery["cause"], recovery["pod"], recovery["exitCode"]) == ("ProcessFailed", "tiny-base-1-2", 137)
+        assert recovery["restoredFrom"] == "memory"
         assert recovery["detectSeconds"] < 5 < recovery["detectSeconds"] + recovery["reformSeconds"] + 5 < 60
     assert status["restarts"]["failures"] == 2
     assert weights(tmp_path) == weights(undisturbed)
