@@ -16,6 +16,7 @@ import torch.distributed.checkpoint as dcp
 from trainyard_api.checkpoint import Cursor
 from trainyard_api.stages import CheckpointSettings, ModelSettings, PretrainStage
 from trainyard_api.status import CheckpointStatus
+from trainyard_trainer.checkpoint.memory import Neighbourhood, newest
 from trainyard_trainer.checkpoint.restore import load_state, load_weights, open_shards
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints
@@ -72,6 +73,27 @@ class Training:
         pairs = [(each, kind) for each in self.engine.fragments() for kind in each.state]
         return {f"{self.group.rank}/{kind}/{each.name}": each.state[kind] for each, kind in pairs}
 
+    def neighbourhood(self) -> Neighbourhood:
+        """What the agent of both ranks would tell them, after the last save."""
+        slot = 1 - self.saving._snapshot._next
+        memory, size = int(os.environ["TRAINYARD_SNAPSHOT_FDS"].split(",")[slot]), self.saving._snapshot.shard_bytes
+        held = [
+            {
+                "rank": rank,
+                "step": self.committed_step,
+                "attempt": self.group.attempt,
+                "bytes": size,
+                "fd": os.open(f"/proc/{process}/fd/{memory}", os.O_RDWR),
+            }
+            for rank, (process, memory, size) in enumerate(processes.gather((os.getpid(), memory, size)))
+        ]
+        return Neighbourhood(self.group, os.environ | {"TRAINYARD_SNAPSHOTS": json.dumps(held)})
+
+    @property
+    def committed_step(self) -> int:
+        """Of the last save."""
+        return self.committed[-1].step
+
     def _tell(self, checkpoint: CheckpointStatus | None, trouble: str, gauges: dict[str, float]) -> None:
         if trouble:
             raise RuntimeError(trouble)
@@ -116,10 +138,28 @@ def by_dcp(training: Training, folder: Path) -> tuple[float, float]:
 
 
 def restore_trainyard(training: Training, folder: Path) -> None:
-    newest = training.checkpoints.newest()
-    shards = open_shards(*newest)
-    load_weights(training.fresh_model, newest[0], shards)
-    load_state(training.engine, newest[0], shards, training.group)
+    manifest, checkpoint = training.checkpoints.newest()
+    shards = open_shards(manifest, checkpoint)
+    load_weights(training.fresh_model, manifest, shards)
+    load_state(training.engine, manifest, shards, training.group)
+
+
+def restore_from_memory(training: Training, folder: Path) -> None:
+    found = newest(training.checkpoints, training.neighbourhood())
+    assert found
+    assert found.source == "memory"
+    load_weights(training.fresh_model, found.manifest, found.shards)
+    load_state(training.engine, found.manifest, found.shards, training.group)
+
+
+def forget(folder: Path) -> None:
+    """Have the kernel drop the files' pages, so that reading them is reading the disk."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)  # what isn't on disk yet can't be dropped
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
 
 
 def restore_deepspeed(training: Training, folder: Path) -> None:
@@ -162,6 +202,7 @@ def ratio_of_one_save(training: Training, steps: int) -> float:
     return 1 + (saving - (training.steps - before) * never) / EVERY_SECONDS
 
 
+os.environ["TRAINYARD_SNAPSHOT_FDS"] = ",".join(str(os.memfd_create("benchmark")) for _ in range(2))
 group = Group.from_environment()
 device = processes.join(group)
 DCP_GROUP = dist.new_group(backend="gloo")
@@ -173,6 +214,7 @@ step_seconds = statistics.median(seconds(training.step) for _ in range(3))
 
 results: dict[str, Any] = {
     "step": step_seconds,
+    "memory": [],
     **{method: {"stall": [], "durable": [], "restore": []} for method in METHODS},
 }
 for _ in range(2 if quick else 7):
@@ -191,7 +233,9 @@ else:
 training.settle()
 for _ in range(1 if quick else 3):
     for method, (_save, restore) in METHODS.items():
+        forget(group.output)
         results[method]["restore"].append(seconds(lambda: restore(training, group.output / method)))  # noqa: B023
+    results["memory"].append(seconds(lambda: restore_from_memory(training, group.output)))
 for method in METHODS:
     folder = training.checkpoints.newest()[1] if method == "trainyard" else group.output / method
     results[method]["bytes"] = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
