@@ -20,8 +20,9 @@ _SECONDS = 10.0
 class Copy:
     """One copy, under way from the moment it is made."""
 
-    def __init__(self, shard: memoryview, url: str) -> None:
-        self._shard, self._url = shard, url
+    def __init__(self, shard: memoryview, url: str, sha256: str) -> None:
+        """The agent checks the digest; "" if it isn't known, for storage has failed."""
+        self._shard, self._url, self._sha256 = shard, url, sha256
         self._over, self._through = Event(), False
         Thread(target=self._run, daemon=True).start()
 
@@ -44,6 +45,8 @@ class Copy:
             connection.putrequest("PUT", f"{to.path}?{to.query}")
             connection.putheader("Authorization", f"Bearer {token()}")
             connection.putheader("Content-Length", str(len(self._shard)))
+            if self._sha256:
+                connection.putheader("X-Trainyard-SHA256", self._sha256)
             connection.endheaders()
             for start in range(0, len(self._shard), _PIECE_BYTES):
                 piece = bytes(self._shard[start : start + _PIECE_BYTES])

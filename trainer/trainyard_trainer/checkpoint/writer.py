@@ -61,7 +61,8 @@ def main() -> None:
                 answer = _try(partial(_write, Path(path), abandoned, slot(number)))
                 copied = {"copied": copy.finish()} if copy else {}
                 print(json.dumps(answer | copied), flush=True)
-                copy = Copy(memoryview(slot(number)), url) if url else None
+                digest = answer.get("shard", {}).get("sha256", "")
+                copy = Copy(memoryview(slot(number)), url, digest) if url else None
             case {"commit": what}:
                 print(json.dumps(_try(partial(_commit, what))), flush=True)
 
