@@ -6,7 +6,6 @@ set the variables, and without TRAINYARD_REPORT_FD reports go nowhere.
 
 import math
 import os
-import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from trainyard_api.model import Model, explain_errors
 from trainyard_api.protocol import Job, Report
 from trainyard_api.storage import Storage, open_storage
 
+from . import stopping
 from .errors import PermanentError
 from .scratch import folder_of
 
 M = TypeVar("M", bound=Model)
 
-_stop = threading.Event()
 _report_lock = threading.Lock()
 
 
@@ -83,9 +82,4 @@ class Group:
 
     def stopping(self) -> bool:
         """Whether SIGTERM has arrived in this process."""
-        return _stop.is_set()
-
-
-def stop_on_sigterm() -> None:
-    """From now on SIGTERM ends nothing by itself: stages ask `group.stopping()` and leave when all is saved."""
-    signal.signal(signal.SIGTERM, lambda *_: _stop.set())
+        return stopping.requested()

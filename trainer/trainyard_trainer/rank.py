@@ -18,9 +18,10 @@ from trainyard_api.probe import UNWRITABLE, lasting, probe, remedy
 from trainyard_api.protocol import Termination
 from trainyard_api.storage import Storage
 
+from . import stopping
 from .artifacts import fetch_inputs, finished_artifact, sources_may_have_changed
-from .errors import PermanentError, from_exception
-from .group import Group, stop_on_sigterm
+from .errors import PermanentError, StopRequested, from_exception
+from .group import Group
 from .scratch import is_folder, make_scratch
 
 CRASHED = 1
@@ -30,9 +31,14 @@ PR_SET_PDEATHSIG = 1
 def main() -> NoReturn:
     """Run the stage that the environment names."""
     faulthandler.enable()
-    stop_on_sigterm()
     die_with_agent()
-    code = run(Group.from_environment())
+    group = Group.from_environment()
+    stopping.leave_on_sigterm(lambda: leave(fail(group, StopRequested(stopping.NOTHING_TO_SAVE))))
+    leave(run(group))
+
+
+def leave(code: int) -> NoReturn:
+    """End this process."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -47,7 +53,7 @@ def run(group: Group) -> int:
             stage = importlib.import_module(f".stages.{group.job.kind}", __package__)
             getattr(stage, group.job.kind)(group)
     except BaseException as error:  # anything at all must become an exit code and a reason
-        return fail(group, error)
+        return fail(group, StopRequested(stopping.NOTHING_TO_SAVE) if stopping.is_leaving() else error)
     return ExitCode.DONE
 
 

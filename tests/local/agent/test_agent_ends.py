@@ -10,9 +10,10 @@ import pytest
 from agents import DEADLINE, until_gone
 from conditions import eventually
 
-WAITS = "import time\nwhile not group.stopping(): time.sleep(0.01)\n"
+SAVES = "from trainyard_trainer import stopping\nstopping.hold_back()\n"
+WAITS = f"{SAVES}import time\nwhile not group.stopping(): time.sleep(0.01)\n"
 STOPS = WAITS + "from trainyard_trainer.errors import StopRequested\nraise StopRequested('saved step 3')"
-HANGS = "import time\ntime.sleep(1000)"
+HANGS = f"{SAVES}import time\ntime.sleep(1000)"
 
 
 def raising(error: str, message: str = "") -> str:
@@ -136,12 +137,12 @@ def test_a_rank_that_is_killed_takes_the_others_along_and_is_named_as_the_first_
 
 
 def test_ranks_that_hang_on_a_dead_one_are_killed(agent):
-    source = f"""
+    source = f"""{SAVES}
 import time
 began = group.output / "began"
 if group.rank == 1:
     began.touch()
-    {HANGS.splitlines()[1]}
+    time.sleep(1000)
 while not began.exists():
     time.sleep(0.01)
 raise OSError(5, "I/O error")
@@ -167,6 +168,14 @@ def test_sigterm_lets_ranks_save_and_ends_with_20(agent):
     assert agent.end() == 20
     said = agent.termination
     assert (said.exit_code, said.cause, said.message) == (20, "Stopped", "saved step 3")
+
+
+def test_a_rank_that_has_nothing_to_save_does_not_wait_for_anything(agent):
+    agent.assign("group.report(resumed_step=0)\nimport time\ntime.sleep(1000)", ranks=2)
+    agent.when(lambda state: state.resumed_step == 0)
+    agent.signal(signal.SIGTERM)
+    assert agent.end() == 20
+    assert (agent.termination.cause, agent.termination.message) == ("Stopped", "nothing was left to save")
 
 
 def test_sigterm_before_a_rank_has_begun_ends_with_20(agent):

@@ -18,7 +18,7 @@ from ..checkpoint.trained import TrainedModel, load_trained, same_tokenizer
 from ..data.shards import TokenShards
 from ..data.tokenizer import token_bytes
 from ..engine import processes
-from ..errors import PermanentError, StopRequested
+from ..errors import PermanentError
 from ..evaluation.baselines import unigram_bits_per_byte, zlib_bits_per_byte
 from ..evaluation.perplexity import SlidingWindows, losses
 from ..evaluation.samples import write_samples
@@ -40,8 +40,6 @@ def evaluate(group: Group) -> Artifact | None:
     nats, tokens, done = 0.0, 0, 0
     for batch_nats, batch_tokens in losses(trained.model, windows, mine, stage.micro_batch, device):
         nats, tokens, done = nats + batch_nats, tokens + batch_tokens, done + stage.micro_batch
-        if group.stopping():
-            raise StopRequested("evaluation keeps nothing; it starts anew")
         _report(group, min(done, len(mine)), len(mine), "held-out text")
     total_nats, total_tokens = processes.add_up(nats, tokens)
     processes.leave()

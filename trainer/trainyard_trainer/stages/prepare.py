@@ -25,7 +25,7 @@ from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
 from ..data.fetched import fetch_sources, read_fetched
 from ..data.shards import ShardWriter, token_dtype
 from ..data.tokenizer import END_OF_TEXT_ID, load_tokenizer, save_tokenizer, train_tokenizer
-from ..errors import PermanentError, RetryableError, StopRequested
+from ..errors import PermanentError, RetryableError
 from ..group import Group
 
 _BATCH_BYTES = 4 * 2**20
@@ -145,7 +145,7 @@ def write_splits(
 
 
 class _Progress:
-    """Tells the agent, at most once a second, what is being done; leaves at once when a stop is asked for."""
+    """Tells the agent, at most once a second, what is being done."""
 
     def __init__(self, group: Group) -> None:
         self._group = group
@@ -153,8 +153,6 @@ class _Progress:
 
     def note(self, message: str, step: int = 0, steps: int = 0) -> None:
         """`step` of `steps` documents are tokenised."""
-        if self._group.stopping():
-            raise StopRequested("prepare has no checkpoint; it starts anew")
         if time.monotonic() >= self._next or (steps and step == steps):
             self._group.report(progress=Progress(step=step, steps=steps, message=message))
             self._next = time.monotonic() + _REPORT_SECONDS
