@@ -61,7 +61,7 @@ class Training:
         loss, _ = self.engine.train_step([self.tokens], 1e-5, self.saving.before_update)
         _, busy, due, too_old = processes.add_up(loss, *self.saving.votes())
         self.steps += 1
-        self.saving.after_step(self.steps, busy, due if save is None else save, too_old, must=False)
+        self.saving.after_step(self.steps, busy, due if save is None else save, too_old)
 
     def settle(self) -> None:
         """Train until no save is under way."""

@@ -74,14 +74,14 @@ class Ranks:
         """What they say goes to `folder`, by default the stage's own."""
         self.output = folder or Path(job.output_uri.removeprefix("file://"))
         self.output.mkdir(exist_ok=True)
-        port = str(_free_port())
+        self.port = _free_port()
         self._logs = [self.output / f"rank-{rank}.{attempt}.log" for rank in range(world_size)]
         self._reports = self.output / f"reports.{attempt}.jsonl"
         reports = os.open(self._reports, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.processes = [
-            subprocess.Popen(
-                [sys.executable, *(script or ("-m", "trainyard_trainer.rank"))],
-                env={
+            self._start(
+                script or ("-m", "trainyard_trainer.rank"),
+                {
                     "PATH": "/nowhere",
                     "HOME": str(self.output),
                     "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
@@ -92,7 +92,7 @@ class Ranks:
                     "LOCAL_RANK": str(rank),
                     "LOCAL_WORLD_SIZE": str(world_size),
                     "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": port,
+                    "MASTER_PORT": str(self.port),
                     "GLOO_SOCKET_IFNAME": "lo",
                     "OMP_NUM_THREADS": "1",
                     "TRAINYARD_JOB": job.model_dump_json(by_alias=True),
@@ -100,13 +100,21 @@ class Ranks:
                     "TRAINYARD_REPORT_FD": str(reports),
                     **environment,
                 },
-                pass_fds=[reports],
-                stdout=log.open("w"),
-                stderr=subprocess.STDOUT,
+                log,
+                reports,
             )
             for rank, log in enumerate(self._logs)
         ]
         os.close(reports)
+
+    def _start(self, script: tuple[str, ...], environment: dict[str, str], log: Path, reports: int) -> Any:
+        return subprocess.Popen(
+            [sys.executable, *script],
+            env=environment,
+            pass_fds=[reports],
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+        )
 
     def wait(self, seconds: float = 120) -> list[int]:
         """Exit codes by rank; whoever isn't done in time is killed."""

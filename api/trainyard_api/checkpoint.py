@@ -68,6 +68,8 @@ class Manifest(_Part):
     settings_digest: str
     parameters: dict[str, list[int]]
     """Name → shape."""
+    held_out_loss: float | None = None
+    """Of the model after this step, if it was validated; in nats per token."""
     shards: list[Shard]
 
 

@@ -35,6 +35,10 @@ class Job(Reported):
     """Field of the settings → URI of the artifact that it names."""
     memory_budget: int = 0
     """Bytes of a worker's memory that snapshots may take."""
+    recoveries: int = 0
+    """Of the run so far."""
+    recovered_seconds: float = 0.0
+    """From the run's start to the last of them: with `recoveries`, how often it fails."""
 
 
 class Assignment(Reported):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .crd import Schema, custom_resource_definition
+from .stages import AUTO
 
 REFERENCE = "docs/reference.md"
 INTRODUCTION = """# Reference of TrainingRun
@@ -22,7 +23,7 @@ def _kind(field: Schema) -> str:
     if "enum" in field:
         return "one of " + ", ".join(f"`{choice}`" for choice in field["enum"])
     if "x-kubernetes-int-or-string" in field:
-        return "quantity"
+        return "integer or `auto`" if field["pattern"] == AUTO else "quantity"
     if field["type"] == "array":
         items = field["items"]
         return "list of sections" if "properties" in items else f"list of {_kind(items)}s"
@@ -32,6 +33,8 @@ def _kind(field: Schema) -> str:
 
 
 def _bounds(field: Schema) -> str:
+    if field.get("pattern") == AUTO:
+        field = {bound: field[bound] for bound in ("minimum", "maximum")}
     bounds = []
     for bound, flag, inclusive, exclusive in (
         ("minimum", "exclusiveMinimum", "≥", ">"),

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from .model import Mistake, Model, Rule, rule
 from .quantity import Quantity
@@ -191,6 +192,31 @@ class ValidationSettings(Model):
 
 
 DEFAULT_SAVE_STEPS = 100
+LONGEST_INTERVAL = 10_000_000
+AUTO = "^auto$"
+"""The pattern of a number that may also be chosen for the user."""
+
+
+def _seconds_or_auto(given: object) -> object:
+    if given == "auto" or (type(given) is int and 1 <= given <= LONGEST_INTERVAL):
+        return given
+    raise PydanticCustomError("interval", "give whole seconds, 1 to 10,000,000, or auto")
+
+
+SecondsOrAuto = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_seconds_or_auto),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "pattern": AUTO,
+            "maxLength": 4,
+            "minimum": 1,
+            "maximum": LONGEST_INTERVAL,
+        }
+    ),
+]
+"""Seconds, or `auto`: they are measured and chosen."""
 
 
 def _never_saved(it: "CheckpointSettings") -> list[Mistake]:
@@ -212,14 +238,19 @@ class CheckpointSettings(Model):
 
     every_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Steps from one checkpoint to the next; 100 if everySeconds isn't given either. The last step is always saved."""
-    every_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Seconds from one checkpoint to the next; with everySteps, whichever comes first."""
+    every_seconds: SecondsOrAuto | None = None
+    """Seconds from one checkpoint to the next; with everySteps, whichever comes first.
+
+    `auto` chooses them by what saving costs and how often the run fails, up to an hour: docs/stages.md.
+    """
     max_age_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Fail when saving has trouble and the newest checkpoint is older than this; without it, training always goes on."""
     keep: Annotated[int, Field(ge=2, le=1000)] = 2
     """Checkpoints to keep; at least two, so that a bad one never stands alone."""
     keep_every: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Keep those of every so many steps for good, beside the last ones; a multiple of everySteps."""
+    keep_best: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Keep so many with the lowest held-out loss too, of those whose step was validated."""
     memory_budget: Quantity | None = None
     """Of a worker's memory, for snapshots that outlive its ranks; a quarter of it where left out, "0" for none.
 
@@ -243,6 +274,25 @@ class CheckpointSettings(Model):
     def steps_interval(self) -> int | None:
         """Steps from one checkpoint to the next; None when seconds alone decide."""
         return self.every_steps or (None if self.every_seconds else DEFAULT_SAVE_STEPS)
+
+
+def _never_compared(it: "PretrainStage") -> list[Mistake]:
+    saved, validated = it.checkpoint.steps_interval, it.validation.every_steps
+    if not it.checkpoint.keep_best:
+        return []
+    if not saved:
+        text = "compares held-out losses, but everySeconds alone decides when to save; give everySteps as well"
+        return [("checkpoint.keepBest", text)]
+    if validated % saved == 0 or saved % validated == 0:
+        return []
+    text = (
+        f"{validated} and checkpoint.everySteps {saved} hardly ever fall on the same step, and keepBest needs the held-out "
+        f"loss of what is saved; use {(validated // saved + 1) * saved}"
+    )
+    return [("validation.everySteps", text)]
+
+
+_SAVED, _VALIDATED = "self.checkpoint.everySteps", "self.validation.everySteps"
 
 
 class MixturePart(Model):
@@ -290,6 +340,19 @@ class PretrainStage(Model):
             "mixture",
         ),
         *_owned("deepspeed", DEEPSPEED_OWNED, "use globalBatch, microBatch, optimizer and schedule"),
+        Rule(
+            cel=f"!has(self.checkpoint.keepBest) || (has({_SAVED}) ? "
+            f"{_VALIDATED} % {_SAVED} == 0 || {_SAVED} % {_VALIDATED} == 0 : !has(self.checkpoint.everySeconds) && "
+            f"({_VALIDATED} % {DEFAULT_SAVE_STEPS} == 0 || {DEFAULT_SAVE_STEPS} % {_VALIDATED} == 0))",
+            message="keepBest needs the held-out loss of what is saved: validation.everySteps must be a multiple of "
+            "checkpoint.everySteps, or the reverse",
+            mistakes=_never_compared,
+            field="checkpoint.keepBest",
+            cel_message=f"has({_SAVED}) ? 'validation.everySteps %d and checkpoint.everySteps %d hardly ever fall on the "
+            "same step, and keepBest needs the held-out loss of what is saved; use %d'.format("
+            f"[{_VALIDATED}, {_SAVED}, ({_VALIDATED} / {_SAVED} + 1) * {_SAVED}]) : "
+            "'keepBest compares held-out losses at steps that are saved; give checkpoint.everySteps'",
+        ),
     )
 
     @property

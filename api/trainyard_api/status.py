@@ -87,6 +87,8 @@ class CheckpointStatus(Reported):
     """How long training stood still for it."""
     durable_seconds: float | None = None
     """From the step's end until it was committed; training went on meanwhile."""
+    interval_seconds: float | None = None
+    """Until the next one, as `everySeconds: auto` has chosen."""
 
 
 class Quarantined(Reported):

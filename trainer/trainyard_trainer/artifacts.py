@@ -21,7 +21,7 @@ from trainyard_api.protocol import Artifact
 from trainyard_api.status import Progress
 from trainyard_api.storage import open_storage
 
-from .errors import PermanentError, RetryableError, StopRequested
+from .errors import PermanentError, RetryableError
 from .group import Group
 from .scratch import Known, Note, fetch, is_folder, one_at_a_time, wanted_files
 
@@ -116,13 +116,11 @@ def fetch_inputs(group: Group) -> None:
 
 
 def _noting(group: Group) -> Note:
-    """Tells the agent every second, if it takes that long; leaves when a stop is asked for."""
+    """Tells the agent every second, if it takes that long."""
     told = time.monotonic()
 
     def note(message: str) -> None:
         nonlocal told
-        if group.stopping():
-            raise StopRequested("nothing is done yet that could be saved")
         if time.monotonic() >= told + 1:
             told = time.monotonic()
             group.report(progress=Progress(message=message))

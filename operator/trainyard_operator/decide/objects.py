@@ -24,10 +24,11 @@ from trainyard_api.names import (
 )
 from trainyard_api.protocol import Job
 from trainyard_api.run import Resources
+from trainyard_api.status import Status
 
 from ..cluster.protocol import Manifest
 from .grace import grace_seconds
-from .observation import Observation
+from .observation import Observation, parse_time
 from .template import merge
 
 LOST_NODE_SECONDS = 30
@@ -56,7 +57,16 @@ def job_of(seen: Observation) -> Job:
         output_uri=uri(stage.name),
         inputs={field: uri(of) for field, of in stage.inputs.items()},
         memory_budget=run.spec.memory_budget(stage),
+        recoveries=seen.status.restarts.total,
+        recovered_seconds=_recovered_seconds(seen.status),
     )
+
+
+def _recovered_seconds(status: Status) -> float:
+    """From the run's start to its last recovery: no clock is in it, so a job stays the same for as long as its attempt."""
+    if not status.recoveries or not status.start_time:
+        return 0.0
+    return (parse_time(status.recoveries[-1].time) - parse_time(status.start_time)).total_seconds()
 
 
 def secret_manifest(seen: Observation) -> Manifest:

@@ -40,7 +40,7 @@ def save(group: Group, engine: Engine, *steps: int) -> None:
     """Commit a checkpoint of each step."""
     with Saving(group, CheckpointSettings(keep=2), engine, CURSOR, lambda *_: None) as saving:
         for step in steps:
-            saving.after_step(step, 0, 0, 0, must=True)
+            saving.commit(step)
 
 
 def newest_step(group: Group) -> int | None:

@@ -60,7 +60,11 @@ class Training:
             for fragment in self.engine.fragments():
                 for values in fragment.state.values():
                     values.fill_(self.step)
-            self.saving.after_step(self.step, *map(float, self.saving.votes()), must=must)
+            votes = map(float, self.saving.votes())
+            if must:
+                self.saving.commit(self.step)
+            else:
+                self.saving.after_step(self.step, *votes)
 
     def until(self, holds: Callable[[], object], what: str) -> None:
         """Train on until then."""

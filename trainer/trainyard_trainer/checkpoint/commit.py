@@ -11,8 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trainyard_api.checkpoint import FENCE, MANIFEST, committed_steps, folder_name, temporary_name
-from trainyard_api.retention import prunable
+from trainyard_api.checkpoint import (
+    FENCE,
+    MANIFEST,
+    BadCheckpointError,
+    committed_steps,
+    folder_name,
+    read_manifest,
+    temporary_name,
+)
+from trainyard_api.retention import best_steps, prunable
 
 from ..artifacts import sync_folder
 
@@ -31,7 +39,15 @@ def claim(folder: Path, attempt: int) -> None:
             shutil.rmtree(leftover, ignore_errors=True)  # a writer that isn't dead yet may still add to it
 
 
-def commit(folder: Path, step: int, attempt: int, manifest: bytes, keep: int, keep_every: int | None) -> None:
+def commit(
+    folder: Path,
+    step: int,
+    attempt: int,
+    manifest: bytes,
+    keep: int,
+    keep_every: int | None,
+    keep_best: int | None,
+) -> None:
     """Make a whole checkpoint of the temporary folder, in which every shard is on disk. Then prune."""
     temporary, final = folder / temporary_name(step, attempt), folder / folder_name(step)
     write_synced(temporary / MANIFEST, manifest)
@@ -44,8 +60,17 @@ def commit(folder: Path, step: int, attempt: int, manifest: bytes, keep: int, ke
         temporary.rename(final)
         sync_folder(folder)
     with suppress(OSError):  # the checkpoint is committed all the same, and the next commit prunes again
-        for old in prunable(committed_steps(folder), keep, keep_every):
+        steps = committed_steps(folder)
+        losses = {step: _held_out_loss(folder / folder_name(step)) for step in steps} if keep_best else {}
+        for old in prunable(steps, keep, keep_every, best_steps(losses, keep_best or 0)):
             _remove(folder / folder_name(old))
+
+
+def _held_out_loss(checkpoint: Path) -> float | None:
+    try:
+        return read_manifest(checkpoint).held_out_loss
+    except BadCheckpointError:
+        return None
 
 
 def write_synced(path: Path, content: bytes) -> None:

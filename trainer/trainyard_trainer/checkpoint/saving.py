@@ -29,13 +29,17 @@ from trainyard_api.status import CheckpointStatus
 from ..artifacts import settings_digest
 from ..engine.engine import Engine
 from ..engine.processes import add_up, gather
-from ..errors import PermanentError
+from ..errors import PermanentError, RetryableError
 from ..group import Group
 from .background import Answer, Writer
 from .failure import Failure, raise_any, told
+from .interval import FIRST_SECONDS, Cost, best_interval, between_failures
 from .memory import Neighbourhood, room
 from .snapshot import Snapshot, lay_out
 from .tensors import training_of
+
+_PATIENCE_SECONDS = 3_600
+"""How long the last save is waited for."""
 
 Tell = Callable[[CheckpointStatus | None, str, dict[str, float]], None]
 """Hears of every change: a checkpoint that has just been committed, what is wrong with saving, gauges."""
@@ -95,7 +99,15 @@ class Saving:
         self._trouble = ""
         self._abandoned = ""
         """This rank's shard of the save that failed last, if none has succeeded since."""
-        self._due_since = self._safe_since = time.monotonic()
+        self._auto = settings.every_seconds == "auto"
+        self._every = FIRST_SECONDS if settings.every_seconds == "auto" else settings.every_seconds
+        """Seconds from one save to the next."""
+        self._cost = Cost()
+        self._waited = 0.0
+        """By this step, for the snapshot."""
+        self._held_out_loss: dict[int, float] = {}
+        """Of the last step that was validated."""
+        self._due_since = self._safe_since = self._began = self._step_began = time.monotonic()
         self._say()
 
     def __enter__(self) -> "Saving":
@@ -109,33 +121,33 @@ class Saving:
         """Return when the state may change: it is copied, if it is being copied at all."""
         started = time.monotonic()
         self._snapshot.wait()
+        self._waited = time.monotonic() - started
         if self._save:
-            self._save.stall_seconds += time.monotonic() - started
+            self._save.stall_seconds += self._waited
 
     def votes(self) -> tuple[float, float, float]:
         """What `after_step` wants to know of all ranks, summed: whether one is busy; and by rank 0's clock, whether a
         save is due, and whether the newest checkpoint is too old.
         """
         now, first = time.monotonic(), self._group.rank == 0
-        every, limit = self._settings.every_seconds, self._settings.max_age_seconds
+        self._cost.step(now - self._step_began - self._waited, beside_a_save=self._save is not None)
+        every, limit = self._every, self._settings.max_age_seconds
         due = every is not None and now >= self._due_since + every
         too_old = limit is not None and bool(self._trouble) and now >= self._safe_since + limit
         return self._busy(), first and due, first and too_old
 
-    def after_step(self, step: int, busy: float, due: float, too_old: float, *, must: bool) -> None:
-        """Take the turns that are due after `step`. With `must` its checkpoint is committed on return, or an error raised."""
+    def after_step(self, step: int, busy: float, due: float, too_old: float) -> None:
+        """Take the turns that are due after `step`."""
         started = time.monotonic()
         if self._save and not busy:
             self._turn(started)
-        if too_old and not must:
+        if too_old:
             raise PermanentError(
                 f"pretrain.checkpoint.maxAgeSeconds: the newest checkpoint is more than {self._settings.max_age_seconds} s "
                 f"old; {self._trouble}; mend the storage and start the run again, or raise the limit"
             )
         interval = self._settings.steps_interval
-        if must:
-            self._save_now(step)
-        elif due or (interval and step % interval == 0):
+        if due or (interval and step % interval == 0):
             self._due_since = started
             if self._save:
                 self._skipped += 1
@@ -143,12 +155,23 @@ class Saving:
                 self._say()
             else:
                 self._begin(step, started)
+        self._step_began = time.monotonic()
 
-    def _save_now(self, step: int) -> None:
-        """Commit the state after `step`, if need be at a second try: the first one's writer may have been killed."""
-        self._wait()
+    def validated(self, step: int, held_out_loss: float) -> None:
+        """Take note, for the manifest, of the held-out loss after `step`, which is the last one."""
+        self._held_out_loss = {step: held_out_loss}
+        self._step_began = time.monotonic()
+
+    def commit(self, step: int) -> None:
+        """Commit the state after `step`, the last one, and return when it is: an error is raised if it can't be.
+
+        If need be at a second try: the first one's writer may have been killed.
+        """
+        if self._save and self._save.step != step:
+            self._wait()
         for _ in range(2):
-            self._begin(step, time.monotonic())
+            if not self._save:
+                self._begin(step, time.monotonic())
             if not (failures := self._wait()):
                 return
         raise_any(failures)
@@ -177,14 +200,22 @@ class Saving:
         self._writer.ask(command | {"slot": slot})
 
     def _wait(self) -> list[Failure | None]:
-        """Return when no save is under way; the failures of the one that was, by rank, if it failed."""
+        """Return when no save is under way; the failures of the one that was, by rank, if it failed.
+
+        Meanwhile there are signs of life, for storage may take longer than a rank may be silent.
+        """
         self.before_update()
         failures: list[Failure | None] = []
+        until = time.monotonic() + _PATIENCE_SECONDS
         while self._save:
             started = time.monotonic()
             self._busy(seconds=1)
-            [busy] = add_up(self._busy())
+            busy, too_long = add_up(self._busy(), self._group.rank == 0 and started > until)
             if busy:
+                if too_long:
+                    text = f"storage has not taken step {self._save.step} within {_PATIENCE_SECONDS:,} s"
+                    raise RetryableError(f"checkpoints: {text}; see to its speed, or save less often")
+                self._say()
                 self._save.stall_seconds += time.monotonic() - started
             else:
                 failures = self._turn(started)
@@ -220,7 +251,8 @@ class Saving:
 
     def _commit(self, save: _Save) -> dict[str, object]:
         found = {"step": save.step, "time": save.time, "shards": list(save.shards)}
-        manifest = self._manifest.model_copy(update=found)
+        measured = {"held_out_loss": self._held_out_loss.get(save.step)}
+        manifest = self._manifest.model_copy(update=found | measured)
         return {
             "folder": str(self._folder),
             "step": save.step,
@@ -228,6 +260,7 @@ class Saving:
             "manifest": manifest.model_dump_json(by_alias=True, indent=1),
             "keep": self._settings.keep,
             "keep_every": self._settings.keep_every,
+            "keep_best": self._settings.keep_best,
         }
 
     def _committed(self, started: float, answer: Answer | None) -> None:
@@ -237,14 +270,25 @@ class Saving:
         save, self._save = self._save, None
         self._trouble = self._abandoned = ""
         self._safe_since = save.started
+        stall = save.stall_seconds + time.monotonic() - started
+        durable = answer.committed - save.started
+        self._choose_interval(self._cost.saved(stall), durable)
         status = CheckpointStatus(
             step=save.step,
             uri=f"{self._group.job.output_uri}/checkpoints/{folder_name(save.step)}",
             time=save.time,
-            stall_seconds=round(save.stall_seconds + time.monotonic() - started, 4),
-            durable_seconds=round(answer.committed - save.started, 3),
+            stall_seconds=round(stall, 4),
+            durable_seconds=round(durable, 3),
+            interval_seconds=round(self._every, 1) if self._auto and self._every else None,
         )
         self._say(status)
+
+    def _choose_interval(self, cost: float, durable: float) -> None:
+        if self._auto:
+            job = self._group.job
+            seconds = job.recovered_seconds + time.monotonic() - self._began
+            apart = between_failures(job.recoveries, seconds, self._group.world_size)
+            self._every = best_interval(cost, durable, apart)
 
     def _give_up(self, failures: list[Failure | None]) -> None:
         """Leave the save; a newer attempt, if that is why, ends this one."""
@@ -266,4 +310,6 @@ class Saving:
             "checkpoint_outlives_ranks": self._room.outlives,
             "checkpoint_copies_failed": self._uncopied,
         }
+        if self._auto and self._every:
+            gauges["checkpoint_interval_seconds"] = self._every
         self._tell(checkpoint, self._trouble or self._room.trouble, gauges)

@@ -5,7 +5,7 @@ Parts are the splits that a mixture is made of, by the field that names each (Pr
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -84,19 +84,24 @@ class HeldOut:
                     "prepare.heldOutFraction, or prepare more text"
                 )
 
-    def losses(self, engine: Engine) -> dict[str, float]:
+    def losses(self, engine: Engine, alive: Callable[[], None]) -> dict[str, float] | None:
         """Mean loss per token in nats, as `held_out_loss`: of all parts in the mixture's proportions.
 
-        With a mixture also that of each part, as `held_out_loss_<its prepare stage>`.
+        With a mixture also that of each part, as `held_out_loss_<its prepare stage>`. None if a stop is asked for
+        meanwhile; `alive` is called now and then.
         """
-        of_parts = {field: self._loss(engine, tokens) for field, tokens in self.parts.items()}
+        of_parts = {}
+        for field, tokens in self.parts.items():
+            if (of_part := self._loss(engine, tokens, alive)) is None:
+                return None
+            of_parts[field] = of_part
         parts = self.stage.parts
         all_weights = sum(part.weight for part in parts.values())
         loss = sum(parts[field].weight * of_part for field, of_part in of_parts.items()) / all_weights
         each = {f"held_out_loss_{parts[field].data}": of_part for field, of_part in of_parts.items()}
         return {"held_out_loss": loss} | (each if self.stage.mixture else {})
 
-    def _loss(self, engine: Engine, tokens: TokenShards) -> float:
+    def _loss(self, engine: Engine, tokens: TokenShards, alive: Callable[[], None]) -> float | None:
         """Of one part. Every rank runs equally many forwards; those past the end don't count."""
         total = 0.0
         at_once = self.stage.micro_batch
@@ -106,6 +111,9 @@ class HeldOut:
             mine = range(first, min(first + at_once, count))
             tokens_BT = read_samples(tokens, list(mine) or [0], self.stage.sequence_length)
             total += float(engine.sequence_losses(tokens_BT)[: len(mine)].sum())
+            if any(processes.add_up(self.group.stopping())):
+                return None
+            alive()
         return processes.add_up(total)[0] / (count * self.stage.sequence_length)
 
 

@@ -17,6 +17,7 @@ from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PretrainStage
 from transformers import PretrainedConfig
 
+from .. import stopping
 from ..artifacts import ARTIFACT, read_artifact, write_artifact
 from ..checkpoint.memory import Found, Neighbourhood, newest
 from ..checkpoint.restore import load_state, load_weights, refuse_other_training
@@ -59,29 +60,43 @@ def train(group: Group, device: torch.device) -> Artifact | None:
     progress.resumed(found)
     start, kept = (found.manifest.step, found.kept) if found else (0, None)
 
+    held_out_losses = None
     with Saving(group, stage.checkpoint, engine, cursor, progress.saving, kept=kept) as saving:
         for step in range(start + 1, stage.steps + 1):
             progress.start_clock()
             rate = learning_rate(step, stage)
             my_loss, grad_norm = engine.train_step(batches.micro_batches(step), rate, saving.before_update)
-            losses, stopping, *votes = processes.add_up(my_loss, group.stopping(), *saving.votes())
+            losses, stop, *votes = processes.add_up(my_loss, group.stopping(), *saving.votes())
+            stopping.hold_back()
             loss = losses / (group.world_size * batches.accumulation)
             _refuse_divergence(step, loss, grad_norm)
             progress.step(step, batches.positions(step), loss=loss, learning_rate=rate, grad_norm=grad_norm)
 
             last = step == stage.steps
-            saving.after_step(step, *votes, must=last or bool(stopping))
-            if stopping and not last:
+            if not (stop or last):
+                saving.after_step(step, *votes)
+            if not stop and (last or step % stage.validation.every_steps == 0):
+                held_out_losses = held_out.losses(engine, progress.alive)
+                if held_out_losses is None:
+                    stop = True
+                else:
+                    progress.held_out(step, held_out_losses)
+                    saving.validated(step, held_out_losses["held_out_loss"])
+            if stop or last:
+                saving.commit(step)
+            if stop:
                 with suppress(OSError):  # what counts is saved
                     progress.close()
                 raise StopRequested(f"checkpoint of step {step} is committed")
-            if step % stage.validation.every_steps == 0 and not last:
-                progress.held_out(step, held_out.losses(engine))
+    stopping.let_go()
 
-    final_losses = held_out.losses(engine)
-    progress.held_out(stage.steps, final_losses)
+    if held_out_losses is None:  # an attempt before this one did the last step
+        held_out_losses = held_out.losses(engine, progress.alive)
+        if held_out_losses is None:
+            raise StopRequested(stopping.NOTHING_TO_SAVE)
+        progress.held_out(stage.steps, held_out_losses)
     progress.close()
-    return _finish(stage, config, engine, final_losses, first_corpus, group) if group.rank == 0 else None
+    return _finish(stage, config, engine, held_out_losses, first_corpus, group) if group.rank == 0 else None
 
 
 def refuse_mixed_tokenizers(stage: PretrainStage, corpora: dict[str, Path]) -> None:

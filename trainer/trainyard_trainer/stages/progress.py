@@ -18,6 +18,8 @@ from ..checkpoint.memory import Found
 from ..group import Group
 from .metrics_file import MetricsFile
 
+_SILENT_SECONDS = 1.0
+
 
 class TrainingProgress:
     """Records steps; only rank 0's goes anywhere."""
@@ -29,6 +31,8 @@ class TrainingProgress:
         self._trouble = ""
         self._clock = time.monotonic()
         self._seconds_a_step = 0.0
+        self._eta = 0.0
+        self._reported = 0.0
 
     def resumed(self, found: Found | None) -> None:
         """Report what this attempt starts from."""
@@ -70,6 +74,12 @@ class TrainingProgress:
             if checkpoint:
                 self._file.put()
             self.group.report(**{"checkpoint": checkpoint} if checkpoint else {}, metrics=gauges)
+        self.alive()
+
+    def alive(self) -> None:
+        """Between two steps: repeat, now and then, what is known, so that nobody takes a long validation or save for a hang."""
+        if self._file and "step" in self._last and time.monotonic() >= self._reported + _SILENT_SECONDS:
+            self._report()
 
     def close(self) -> None:
         """Leave nothing unwritten; raises OSError if storage fails."""
@@ -83,6 +93,11 @@ class TrainingProgress:
         line = {"time": now, "attempt": self.group.attempt, "step": step, **values}
         self._file.append(json.dumps(line).encode() + b"\n")
         self._last |= values | {"step": step}
-        eta = round((self.stage.steps - step) * self._seconds_a_step, 1)
+        self._eta = round((self.stage.steps - step) * self._seconds_a_step, 1)
+        self._report()
+
+    def _report(self) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
         message = {"message": self._trouble} if self._trouble else {}
-        self.group.report(progress=Progress(**self._last, **message, eta_seconds=eta, heartbeat_time=now))
+        self.group.report(progress=Progress(**self._last, **message, eta_seconds=self._eta, heartbeat_time=now))
+        self._reported = time.monotonic()
