@@ -282,14 +282,14 @@ def _never_compared(it: "PretrainStage") -> list[Mistake]:
         return []
     if not saved:
         text = "compares held-out losses, but everySeconds alone decides when to save; give everySteps as well"
-        return [("checkpoint.keepBest", text)]
-    if validated % saved == 0 or saved % validated == 0:
+    elif validated % saved and saved % validated:
+        text = (
+            f"needs the held-out loss of what is saved, but validation.everySteps {validated} and everySteps {saved} hardly "
+            f"ever fall on the same step; set validation.everySteps to {(validated // saved + 1) * saved}"
+        )
+    else:
         return []
-    text = (
-        f"{validated} and checkpoint.everySteps {saved} hardly ever fall on the same step, and keepBest needs the held-out "
-        f"loss of what is saved; use {(validated // saved + 1) * saved}"
-    )
-    return [("validation.everySteps", text)]
+    return [("checkpoint.keepBest", text)]
 
 
 _SAVED, _VALIDATED = "self.checkpoint.everySteps", "self.validation.everySteps"
@@ -344,14 +344,14 @@ class PretrainStage(Model):
             cel=f"!has(self.checkpoint.keepBest) || (has({_SAVED}) ? "
             f"{_VALIDATED} % {_SAVED} == 0 || {_SAVED} % {_VALIDATED} == 0 : !has(self.checkpoint.everySeconds) && "
             f"({_VALIDATED} % {DEFAULT_SAVE_STEPS} == 0 || {DEFAULT_SAVE_STEPS} % {_VALIDATED} == 0))",
-            message="keepBest needs the held-out loss of what is saved: validation.everySteps must be a multiple of "
+            message="keepBest needs the held-out loss of what is saved: make validation.everySteps a multiple of "
             "checkpoint.everySteps, or the reverse",
             mistakes=_never_compared,
             field="checkpoint.keepBest",
-            cel_message=f"has({_SAVED}) ? 'validation.everySteps %d and checkpoint.everySteps %d hardly ever fall on the "
-            "same step, and keepBest needs the held-out loss of what is saved; use %d'.format("
+            cel_message=f"has({_SAVED}) ? 'needs the held-out loss of what is saved, but validation.everySteps %d and "
+            "everySteps %d hardly ever fall on the same step; set validation.everySteps to %d'.format("
             f"[{_VALIDATED}, {_SAVED}, ({_VALIDATED} / {_SAVED} + 1) * {_SAVED}]) : "
-            "'keepBest compares held-out losses at steps that are saved; give checkpoint.everySteps'",
+            "'compares held-out losses at steps that are saved; give everySteps'",
         ),
     )
 

@@ -103,6 +103,17 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         {"spec.stages.1.pretrain.checkpoint": {"everySteps": 100, "keepEvery": 250}},
         ("spec.stages[1].pretrain.checkpoint.keepEvery", "250 is not a multiple of everySteps 100", "use 300"),
     ),
+    "the best of checkpoints that are never validated": (
+        {
+            "spec.stages.1.pretrain.checkpoint": {"everySteps": 30, "keepBest": 2},
+            "spec.stages.1.pretrain.validation": {"everySteps": 100},
+        },
+        ("spec.stages[1].pretrain.checkpoint.keepBest", "everySteps 30 hardly", "set validation.everySteps to 120"),
+    ),
+    "seconds between saves that are neither a number nor auto": (
+        {"spec.stages.1.pretrain.checkpoint": {"everySeconds": "often"}},
+        ("spec.stages[1].pretrain.checkpoint.everySeconds", "auto"),
+    ),
     "a storage that no worker can reach": (
         {"spec.storage": {"uri": "ftp://x"}},
         ("spec.storage.uri", "file:///", "s3://"),

@@ -221,6 +221,9 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
         if (checkpoint := pretrain.get("checkpoint", {})).get("keepEvery"):
             checkpoint["everySteps"] = draw(st.integers(1, 50))
             checkpoint["keepEvery"] = checkpoint["everySteps"] * draw(st.integers(1, 3))
+        if checkpoint.get("keepBest"):
+            checkpoint["everySteps"] = checkpoint.get("everySteps") or draw(st.integers(1, 50))
+            pretrain["validation"] = {"everySteps": checkpoint["everySteps"] * draw(st.integers(1, 3))}
         pretrain["globalBatch"] = ranks * pretrain["microBatch"] * draw(st.integers(1, 3))
         stages.append({"name": name, "pretrain": pretrain} | workers)
     for i in range(draw(st.integers(0, 2)) if trainings else 0):
@@ -273,8 +276,9 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
     elif slip == "keep" and kind == "pretrain":
         section["checkpoint"] = {
             draw(st.sampled_from(("everySteps", "everySeconds"))): draw(st.integers(1, 4)),
-            "keepEvery": draw(st.integers(1, 8)) * draw(st.sampled_from((1, 100))),
+            draw(st.sampled_from(("keepEvery", "keepBest"))): draw(st.integers(1, 8)) * draw(st.sampled_from((1, 100))),
         }
+        section["validation"] = {"everySteps": draw(st.integers(1, 8))}
     elif slip == "workers":
         stage["workers"] = {"count": draw(st.integers(1, 3))}
     elif slip == "kind":
