@@ -144,16 +144,22 @@ def test_when_the_grace_period_is_too_short_the_checkpoint_before_stands(
     trained: Ranks, corpus: Path, tmp_path: Path
 ) -> None:
     job = a_job("pretrain", tmp_path / "out", SETTINGS, {"data": corpus})
-    ranks = WarmRanks(job, hold=TRAIN_STEP, at_call=7)
+    earlier = WarmRanks(job, hold=TRAIN_STEP, at_call=6)
+    earlier.until_held()
+    tell(earlier)
+    earlier.release()
+    assert earlier.wait(20) == STOPPED, earlier.said()
+    before = saved(earlier.output)
+
+    ranks = WarmRanks(job, attempt=2, hold=TRAIN_STEP, at_call=2)
     ranks.until_held()
-    before = saved(ranks.output)
     os.kill(ranks.writers()[0], signal.SIGSTOP)
     tell(ranks)
     ranks.release()
-    eventually(lambda: list(ranks.output.glob("checkpoints/*7*/rank-00001*")), 20, "a last save", ranks.said)
+    eventually(lambda: list(ranks.output.glob("checkpoints/*8*/rank-00001*")), 20, "a last save", ranks.said)
     for process in ranks.processes:
         process.kill()
     assert ranks.wait(20) == [-signal.SIGKILL] * 2
-    assert saved(ranks.output) == before == [4]
-    assert resumed(job) == 4
+    assert saved(ranks.output) == before
+    assert resumed(job, attempt=3) == before[-1] == 6
     assert shard_digests(ranks.output, LAST) == shard_digests(trained.output, LAST)
