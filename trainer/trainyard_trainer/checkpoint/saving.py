@@ -106,7 +106,7 @@ class Saving:
         self._waited = 0.0
         """By this step, for the snapshot."""
         self._held_out_loss: dict[int, float] = {}
-        """Of the last step that was validated."""
+        """By step, of those that were validated."""
         self._due_since = self._safe_since = self._began = self._step_began = time.monotonic()
         self._say()
 
@@ -159,7 +159,7 @@ class Saving:
 
     def validated(self, step: int, held_out_loss: float) -> None:
         """Take note, for the manifest, of the held-out loss after `step`, which is the last one."""
-        self._held_out_loss = {step: held_out_loss}
+        self._held_out_loss[step] = held_out_loss
         self._step_began = time.monotonic()
 
     def commit(self, step: int) -> None:
