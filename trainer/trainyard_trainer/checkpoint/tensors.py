@@ -174,7 +174,7 @@ def training_of(manifest: Manifest) -> str:
 
     Nothing that says when or by whom: the same state is the same bytes.
     """
-    return manifest.model_dump_json(by_alias=True, exclude={"step", "attempt", "time", "shards"})
+    return manifest.model_dump_json(by_alias=True, exclude={"step", "attempt", "time", "held_out_loss", "shards"})
 
 
 class _Span(NamedTuple):
