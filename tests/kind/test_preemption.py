@@ -1,0 +1,63 @@
+"""A pod is evicted in the middle of training: its last step is saved within the grace period, and nothing is done again."""
+
+import json
+
+from conditions import eventually
+from kind.cluster import Namespace, Run, kubectl
+from kind.runs import small_run
+from trainyard_api.exit_codes import ExitCode
+
+STEPS = 200
+
+
+def seldom_saving(name: str) -> dict[str, object]:
+    """A run whose only checkpoints are those of a stop and of the end."""
+    run = small_run(name, workers=2, steps=STEPS)
+    run["spec"]["stages"][1]["pretrain"]["checkpoint"] = {"everySteps": 10 * STEPS}
+    return run
+
+
+def test_an_evicted_pod_saves_its_last_step_and_no_step_is_done_again(namespace: Namespace) -> None:
+    calm = namespace.apply(seldom_saving("calm"))
+    calm.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
+
+    run = namespace.apply(seldom_saving("evicted"))
+    run.until(
+        lambda s: s.get("stage") == "base" and (s.get("progress") or {}).get("step", 0) >= 20, 180, "trains to step 20"
+    )
+    evicted = run.pod(1, "base")
+    assert evicted["spec"]["terminationGracePeriodSeconds"] >= 30
+    pod = evicted["metadata"]["name"]
+    # A finalizer keeps the ended pod for us to see how it ended.
+    hold = json.dumps({"metadata": {"finalizers": ["trainyard.dev/test"]}})
+    kubectl("-n", namespace.name, "patch", "pod", pod, "--type=merge", "-p", hold)
+    try:
+        run.evict_pod(1, "base")
+        assert eventually(lambda: exit_code(namespace, pod) is not None, 90, f"{pod} ends")
+        assert exit_code(namespace, pod) == ExitCode.STOPPED
+    finally:
+        released = json.dumps({"metadata": {"finalizers": None}})
+        kubectl("-n", namespace.name, "patch", "pod", pod, "--type=merge", "-p", released)
+    status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds after the eviction")
+
+    [recovery] = status["recoveries"]
+    assert recovery["cause"] == "Evicted"
+    assert recovery["resumedStep"] >= 20, "the checkpoint of the stop, for there was no other"
+    assert steps_of(run) == list(range(1, STEPS + 1))
+    assert run.weights("folder") == calm.weights("folder")
+
+
+def exit_code(namespace: Namespace, pod: str) -> int | None:
+    """How the pod's trainer has ended; None while it runs."""
+    answer = kubectl("-n", namespace.name, "get", "pod", pod, "-o", "json")
+    for container in json.loads(answer.stdout)["status"].get("containerStatuses", []):
+        if terminated := container["state"].get("terminated"):
+            return int(terminated["exitCode"])
+    return None
+
+
+def steps_of(run: Run) -> list[int]:
+    """Every step that was done, as often as it was done."""
+    file = run.namespace.folder / run.namespace.name / run.name / "base/metrics.jsonl"
+    rows = map(json.loads, file.read_text().splitlines())
+    return [row["step"] for row in rows if "loss" in row]
