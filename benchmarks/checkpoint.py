@@ -9,18 +9,23 @@ keeps for its ranks as well.
 
 A run that saves every 30 s is held against one that never does, in windows that take turns. With --quick a window holds
 one save, and what that costs is divided by 30 s.
+
+With --kills N it is another benchmark: N random processes of a run are killed, and what is lost is counted.
 """
 
 import json
+import os
+import random
 import statistics
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from random_kills import random_kills
 from training import Ranks, a_job
 
-from .figures import Figure, main, spread
+from .figures import Figure, Results, main, spread
 
 METHODS = {
     "trainyard": "Trainyard",
@@ -30,7 +35,7 @@ METHODS = {
 LONGEST_SECONDS = 800
 
 
-def measure(quick: bool) -> tuple[list[list[str]], list[Figure]]:
+def measure(quick: bool) -> Results:
     """Rows of the table and figures; times in seconds, the slowest rank's."""
     with tempfile.TemporaryDirectory(prefix="trainyard-benchmark-") as scratch:
         results = _run(Path(scratch), quick)
@@ -70,5 +75,28 @@ def _run(scratch: Path, quick: bool) -> dict[str, Any]:
     return results
 
 
+def kill(kills: int) -> Results:
+    """What so many random kills cost a run. TRAINYARD_SEED replays those of a seed that was printed."""
+    seed = int(os.environ.get("TRAINYARD_SEED", random.randrange(1_000_000)))
+    print(f"TRAINYARD_SEED={seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="trainyard-benchmark-") as scratch:
+        outcome = random_kills(Path(scratch), kills, seed)
+    rows = [
+        ["killed", *outcome.killed, "restarts", "samples lost", "duplicated", "bit-equal"],
+        [
+            str(kills),
+            *map(str, outcome.killed.values()),
+            *map(str, (outcome.restarts, outcome.lost, outcome.duplicated)),
+            "yes" if outcome.same_bits and outcome.same_losses else "no",
+        ],
+    ]
+    figures = [
+        Figure("samples_lost", outcome.lost, bar=0),
+        Figure("samples_duplicated", outcome.duplicated, bar=0),
+        Figure("runs_that_differ", not (outcome.same_bits and outcome.same_losses), bar=0),
+    ]
+    return rows, figures
+
+
 if __name__ == "__main__":
-    main("checkpoint", __doc__.splitlines()[0], measure)
+    main("checkpoint", __doc__.splitlines()[0], measure, kill)

@@ -29,13 +29,21 @@ def spread(samples: Sequence[float]) -> str:
     return f"{statistics.median(samples):.2f} ({min(samples):.2f} to {max(samples):.2f})"
 
 
-def main(name: str, about: str, measure: Callable[[bool], tuple[list[list[str]], list[Figure]]]) -> None:
-    """Run a benchmark. `measure(quick)` returns the table's rows, header first, and the figures."""
+Results = tuple[list[list[str]], list[Figure]]
+"""The table's rows, header first, and the figures."""
+
+
+def main(
+    name: str, about: str, measure: Callable[[bool], Results], kills: Callable[[int], Results] | None = None
+) -> None:
+    """Run a benchmark: `measure(quick)`, or with --kills N, if it has that form, `kills(N)`."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
     parser.add_argument("--quick", action="store_true", help="fewest repetitions")
     parser.add_argument("--json", action="store_true", help="figures as JSON instead of a table")
+    if kills:
+        parser.add_argument("--kills", type=int, metavar="N", help="kill N random processes of a run instead")
     options = parser.parse_args()
-    rows, figures = measure(options.quick)
+    rows, figures = kills(options.kills) if kills and options.kills else measure(options.quick)
     if options.json:
         print(json.dumps({f"{name}.{figure.name}": figure.value for figure in figures}, indent=1))
     else:
