@@ -76,7 +76,12 @@ def ends(seen: Observation) -> list[End]:
     if seen.settled:
         lost = [worker for worker in range(seen.workers) if worker not in seen.group]
         found += [End(Reason.POD_DELETED, f"the pod of worker {worker} is gone", at=seen.now) for worker in lost]
-    return sorted(found, key=lambda end: (not end.permanent, end.distance, end.at or seen.now))
+    return sorted(found, key=lambda end: (not end.permanent, end.distance, _went_along(end), end.at or seen.now))
+
+
+def _went_along(end: End) -> bool:
+    """Whether it only follows from another end, and its pod lives on: of all that were stopped, one was asked to by name."""
+    return end.consequence and end.pod is not None and end.pod.stays
 
 
 def _end_of_pod(pod: Pod) -> End | None:

@@ -100,6 +100,12 @@ CASES: Cases = {
         RUNNING.training(**say(20, "Stopped", seconds_ago=9)),
         (becomes(Phase.RECOVERING, Reason.EVICTED), records("ranks", counted=False)),
     ),
+    "of all that were stopped the one that left with its pod was it": (
+        RUNNING.with_pods(pod(0), ended(20, 1, seconds_ago=5, cause="Stopped")).training(
+            **say(20, "Stopped", seconds_ago=9)
+        ),
+        (records("pod", pod="tiny-base-1-2", counted=False),),
+    ),
     "storage that failed is a cause, not a consequence": (
         RUNNING.training(**say(30, "StorageError", seconds_ago=0.2, message="no space")),
         (becomes(Phase.RECOVERING, Reason.PROCESS_FAILED), says("no space")),
