@@ -17,7 +17,7 @@ from trainyard_api.checkpoint import Cursor
 from trainyard_api.stages import CheckpointSettings, ModelSettings, PretrainStage
 from trainyard_api.status import CheckpointStatus
 from trainyard_trainer.checkpoint.memory import Neighbourhood, newest
-from trainyard_trainer.checkpoint.restore import load_state, load_weights, open_shards
+from trainyard_trainer.checkpoint.restore import load_state, load_weights
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints
 from trainyard_trainer.engine import processes
@@ -52,9 +52,10 @@ class Training:
         self.steps = 0
         self.committed: list[CheckpointStatus] = []
         self.checkpoints = Checkpoints(group)
+        self.checkpoints.begin(0)
         cursor = Cursor(seed=0, global_batch=2, sequence_length=SEQUENCE_LENGTH, parts=[])
         settings = CheckpointSettings(every_seconds=EVERY_SECONDS)
-        self.saving = Saving(group, settings, self.engine, cursor, self._tell)
+        self.saving = Saving(self.checkpoints, settings, self.engine, cursor, self._tell)
 
     def step(self, save: bool | None = False) -> None:
         """A step as the pretrain stage does it. `save` after it, or not, or (None) when it is due by the clock."""
@@ -138,10 +139,9 @@ def by_dcp(training: Training, folder: Path) -> tuple[float, float]:
 
 
 def restore_trainyard(training: Training, folder: Path) -> None:
-    manifest, checkpoint = training.checkpoints.newest()
-    shards = open_shards(manifest, checkpoint)
-    load_weights(training.fresh_model, manifest, shards)
-    load_state(training.engine, manifest, shards, training.group)
+    newest = training.checkpoints.newest()
+    load_weights(training.fresh_model, *newest)
+    load_state(training.engine, *newest, training.group)
 
 
 def restore_from_memory(training: Training, folder: Path) -> None:
@@ -237,7 +237,7 @@ for _ in range(1 if quick else 3):
         results[method]["restore"].append(seconds(lambda: restore(training, group.output / method)))  # noqa: B023
     results["memory"].append(seconds(lambda: restore_from_memory(training, group.output)))
 for method in METHODS:
-    folder = training.checkpoints.newest()[1] if method == "trainyard" else group.output / method
+    folder = max(group.output.glob("checkpoints/step-*")) if method == "trainyard" else group.output / method
     results[method]["bytes"] = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
 if group.rank == 0:
     (group.output / "results.json").write_text(json.dumps(results))

@@ -15,7 +15,7 @@ from typing import Any
 
 from conditions import eventually
 from local_runs import PRETRAIN, living, made, metrics, nothing_lives, running, steps_done, stored, trainyard, write_run
-from trainyard_api.checkpoint import read_manifest
+from training import shard_digests
 
 STEPS_A_KILL = 15
 """Of the run, so that something is left to disturb for the last one."""
@@ -68,7 +68,7 @@ def random_kills(scratch: Path, kills: int, seed: int) -> Outcome:
         lost=sum(position not in counted for position in wanted),
         duplicated=sum(times - 1 for times in counted.values()),
         same_losses=losses(disturbed) == losses(undisturbed),
-        same_bits=shard_digests(disturbed, steps) == shard_digests(undisturbed, steps),
+        same_bits=shard_digests(made(disturbed) / "base", steps) == shard_digests(made(undisturbed) / "base", steps),
         nothing_lives=nothing_lives(disturbed),
     )
 
@@ -115,8 +115,3 @@ def positions(folder: Path) -> list[int]:
     """Positions in the order of data, as they were trained on."""
     rows = ledger(folder)
     return [position for row in rows for position in range(row["position"], row["position"] + row["sequences"])]
-
-
-def shard_digests(folder: Path, step: int) -> list[str]:
-    """SHA-256 of each rank's weights, moments and random streams at the end."""
-    return [shard.sha256 for shard in read_manifest(made(folder) / f"base/checkpoints/step-{step:08}").shards]

@@ -1,7 +1,7 @@
 """Starting the ranks of a stage as an agent does, and reading back what they left."""
 
+import hashlib
 import json
-import math
 import os
 import random
 import socket
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from preparing import put, run_prepare
+from trainyard_api.checkpoint import committed as saved
 from trainyard_api.protocol import Job
+from trainyard_api.storage import Files
 
 TINY_LLAMA = {
     "type": "llama",
@@ -157,24 +159,24 @@ def held_out_losses(output: Path) -> dict[int, float]:
     return {line["step"]: line["held_out_loss"] for line in metric_lines(output) if "held_out_loss" in line}
 
 
+def committed_steps(output: Path) -> list[int]:
+    """Steps of which a stage has a checkpoint that counts, in ascending order."""
+    return [name.step for name in saved(Files(output / "checkpoints"))]
+
+
 def committed(output: Path, step: int) -> Path:
-    return output / f"checkpoints/step-{step:08}"
+    """The folder of the checkpoint of a step."""
+    [name] = [name for name in saved(Files(output / "checkpoints")) if name.step == step]
+    return output / f"checkpoints/{name}"
 
 
 def shard_digests(output: Path, step: int) -> list[str]:
-    """SHA-256 of each rank's weights, moments and random streams: equal digests are equal bits."""
-    manifest = json.loads((committed(output, step) / "manifest.json").read_text())
-    return [shard["sha256"] for shard in manifest["shards"]]
+    """SHA-256 of each rank's weights, moments and random streams: equal digests are equal bits.
 
-
-def weights(output: Path, step: int) -> dict[str, Any]:
-    """Parameter → flat fp32 tensor."""
-    from trainyard_api.checkpoint import read_manifest
-    from trainyard_trainer.checkpoint.restore import open_shards
-
-    manifest = read_manifest(committed(output, step))
-    shards = open_shards(manifest, committed(output, step))
-    return {name: shards.read("master", name, 0, math.prod(shape)) for name, shape in manifest.parameters.items()}
+    Without the header, which names the run and the attempt too.
+    """
+    shards = [shard.read_bytes() for shard in sorted(committed(output, step).glob("*.safetensors"))]
+    return [hashlib.sha256(shard[8 + int.from_bytes(shard[:8], "little") :]).hexdigest() for shard in shards]
 
 
 def _free_port() -> int:

@@ -1,27 +1,53 @@
-"""What a checkpoint is: a folder with a file a rank and a manifest, and how to tell a good one from a bad one.
+"""What a stage's checkpoints are, the same on files and in an object store, and how to tell a good one from a bad one.
 
-    fence                         the highest attempt that has begun; an older one can't commit any more
-    step-00000100/                manifest.json and the shards that it lists
-    step-00000200.3.tmp/          attempt 3 is (or was) writing this one
-    step-00000300.bad/            quarantined; reason.txt says why
+    attempts/00000003.json                 {"attempt": 3, "resumedStep": 100, …}: attempt 3 has begun from there
+    step-00000100-a2/rank-00000.safetensors …   the shards, written by attempt 2
+    step-00000100-a2/manifest.json         written last, in one piece: with it, this is a checkpoint
+    step-00000200-a2/bad.json              {"reason": …, "time": …}: put aside, and never read again
 
-manifest.json is written last, so a folder without a good one is no checkpoint. The trainer writes these folders; the
-`trainyard checkpoints` command reads them, and must not need torch for it.
+Nothing is renamed and nothing is locked, so a writer that was paused may go on at any time, and even put its manifest
+after a newer attempt has looked. That does not count: a checkpoint is void once a newer attempt has begun from an earlier
+step, which says that its work is being done again. So what counts is always one history, whatever lands when.
+
+The trainer writes all this; `trainyard checkpoints` reads it, and must not need torch for it.
 """
 
 import hashlib
 import json
 import re
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-FENCE = "fence"
+from .storage import PART_BYTES, Storage, read_into
+
+ATTEMPTS = "attempts"
 MANIFEST = "manifest.json"
-REASON = "reason.txt"
-_COMMITTED = re.compile(r"step-(\d+)")
+BAD = "bad.json"
+_NAME = re.compile(r"step-(\d+)-a(\d+)")
+_CHUNK_BYTES = 4 * PART_BYTES
+_REQUESTS = 8
+"""Under way at once where there is a request for each of many things."""
+
+
+class Name(NamedTuple):
+    """The folder of a checkpoint. The greatest is the newest."""
+
+    step: int
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"step-{self.step:08}-a{self.attempt}"
+
+    @classmethod
+    def read(cls, folder: str) -> "Name | None":
+        """`step-00000100-a2`, or None for what isn't called like that."""
+        found = _NAME.fullmatch(folder)
+        return cls(int(found[1]), int(found[2])) if found else None
 
 
 class _Part(BaseModel):
@@ -58,10 +84,11 @@ class Cursor(_Part):
 class Manifest(_Part):
     """The whole of manifest.json."""
 
-    version: int = 1
+    version: int = 2
     step: int
     attempt: int
     time: str
+    run_uid: str
     world_size: int
     zero_stage: int
     cursor: Cursor
@@ -73,55 +100,136 @@ class Manifest(_Part):
     shards: list[Shard]
 
 
+class Attempt(_Part):
+    """That an attempt has begun, and from where."""
+
+    attempt: int
+    """The number that it has here: attempts of an earlier run of the same name come before those of this one."""
+    after: int
+    """The last number of earlier runs."""
+    run_uid: str
+    resumed_step: int
+    """0 if anew."""
+
+
+class Bad(_Part):
+    """Why a checkpoint was put aside."""
+
+    reason: str
+    time: str
+
+
 class BadCheckpointError(Exception):
     """A checkpoint that can't be trusted; str(e) says what is wrong with it."""
 
 
-def folder_name(step: int) -> str:
-    """`step-00000100`"""
-    return f"step-{step:08}"
+State = Literal["committed", "bad", "void", "unfinished"]
 
 
-def temporary_name(step: int, attempt: int) -> str:
-    """`step-00000100.3.tmp`: what attempt 3 calls it until it is committed."""
-    return f"{folder_name(step)}.{attempt}.tmp"
+@dataclass(frozen=True)
+class Found:
+    """A folder among a stage's checkpoints."""
+
+    name: Name
+    state: State
+    reason: str = ""
+    """Why it is bad, or void."""
 
 
-def quarantined_name(step: int) -> str:
-    """`step-00000100.bad`"""
-    return f"{folder_name(step)}.bad"
+def attempt_path(attempt: int) -> str:
+    """`attempts/00000003.json`"""
+    return f"{ATTEMPTS}/{attempt:08}.json"
 
 
-def committed_steps(folder: Path) -> list[int]:
-    """Steps with a committed checkpoint, good or not, in ascending order."""
-    return sorted(int(found[1]) for each in folder.iterdir() if (found := _COMMITTED.fullmatch(each.name)))
+def attempts(checkpoints: Storage) -> list[int]:
+    """The attempts that have begun, ascending."""
+    return sorted(int(name.removesuffix(".json")) for name in checkpoints.names(ATTEMPTS))
 
 
-def read_manifest(checkpoint: Path) -> Manifest:
+def read_attempt(checkpoints: Storage, attempt: int) -> Attempt:
+    """What is on record of an attempt."""
+    return Attempt.model_validate_json(checkpoints.read(attempt_path(attempt)))
+
+
+def voided_by(name: Name, resumed: Mapping[int, int]) -> int | None:
+    """The attempt that made a checkpoint void, if any has. `resumed` has the step from which each began."""
+    return next((b for b in sorted(resumed) if b > name.attempt and resumed[b] < name.step), None)
+
+
+def look(checkpoints: Storage) -> list[Found]:
+    """Every checkpoint there, and what has begun to be one, in ascending order."""
+    names = sorted(name for folder in checkpoints.names() if (name := Name.read(folder)))
+    if not names:
+        return []
+    oldest = min(name.attempt for name in names)
+    newer = [attempt for attempt in attempts(checkpoints) if attempt > oldest]
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        contents = list(pool.map(lambda name: checkpoints.names(str(name)), names))
+        records = list(pool.map(lambda attempt: read_attempt(checkpoints, attempt), newer))
+        resumed = {record.attempt: record.resumed_step for record in records}
+        return list(pool.map(lambda name, files: _found(checkpoints, name, files, resumed), names, contents))
+
+
+def committed(checkpoints: Storage) -> list[Name]:
+    """The checkpoints that count, good or not, in ascending order."""
+    return [found.name for found in look(checkpoints) if found.state == "committed"]
+
+
+def _found(checkpoints: Storage, name: Name, files: list[str], resumed: Mapping[int, int]) -> Found:
+    if BAD in files:
+        return Found(name, "bad", Bad.model_validate_json(checkpoints.read(f"{name}/{BAD}")).reason)
+    if MANIFEST not in files:
+        return Found(name, "unfinished")
+    if (by := voided_by(name, resumed)) is not None:
+        return Found(name, "void", f"attempt {by} began from step {resumed[by]}")
+    return Found(name, "committed")
+
+
+def read_manifest(checkpoint: Storage) -> Manifest:
     """The manifest of a checkpoint, or BadCheckpointError."""
     try:
-        return Manifest.model_validate(json.loads((checkpoint / MANIFEST).read_bytes()))
+        manifest = Manifest.model_validate(json.loads(checkpoint.read(MANIFEST)))
     except FileNotFoundError:
         raise BadCheckpointError(f"{MANIFEST} is missing") from None
     except (ValueError, ValidationError) as error:
         raise BadCheckpointError(f"{MANIFEST} is damaged: {str(error).splitlines()[0]}") from None
+    name = Name.read(checkpoint.uri.rpartition("/")[2])
+    if name and name.step != manifest.step:
+        raise BadCheckpointError(f"{MANIFEST} is that of step {manifest.step}")
+    return manifest
 
 
-def verify_shards(checkpoint: Path, shards: list[Shard]) -> None:
-    """BadCheckpointError unless each shard holds, to the last byte, what was written."""
-    for shard in shards:
-        verify_shard(checkpoint, shard)
-
-
-def verify_shard(checkpoint: Path, shard: Shard) -> None:
-    """BadCheckpointError unless the shard holds, to the last byte, what was written."""
+def held_out_loss(checkpoints: Storage, name: Name) -> float | None:
+    """Of the model in a checkpoint, in nats per token; None if it wasn't measured, or can't be read."""
     try:
-        with open(checkpoint / shard.file, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
+        return read_manifest(checkpoints.at(str(name))).held_out_loss
+    except BadCheckpointError:
+        return None
+
+
+def read_shard(checkpoint: Storage, shard: Shard, into: memoryview | None = None) -> memoryview:
+    """A shard in memory, or BadCheckpointError unless it is, to the last byte, what was written."""
+    content = memoryview(bytearray(shard.bytes)) if into is None else into
+    _verify(checkpoint, shard, content)
+    return content
+
+
+def verify_shard(checkpoint: Storage, shard: Shard) -> None:
+    """The same, with no more of it in memory than need be."""
+    _verify(checkpoint, shard, memoryview(bytearray(min(shard.bytes, _CHUNK_BYTES))))
+
+
+def _verify(checkpoint: Storage, shard: Shard, buffer: memoryview) -> None:
+    """Through the buffer, as often as it takes."""
+    digest = hashlib.sha256()
+    try:
+        if (size := checkpoint.size(shard.file)) != shard.bytes:
+            raise BadCheckpointError(f"{shard.file} has {size} bytes where {shard.bytes} were written")
+        for start in range(0, shard.bytes, max(1, len(buffer))):
+            chunk = buffer[: shard.bytes - start]
+            read_into(checkpoint, shard.file, chunk, start)
+            digest.update(chunk)
     except FileNotFoundError:
         raise BadCheckpointError(f"{shard.file} is missing") from None
-    if size != shard.bytes:
-        raise BadCheckpointError(f"{shard.file} has {size} bytes where {shard.bytes} were written")
-    if digest != shard.sha256:
+    if digest.hexdigest() != shard.sha256:
         raise BadCheckpointError(f"{shard.file} has other content than was written (SHA-256 differs)")

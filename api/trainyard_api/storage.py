@@ -151,9 +151,9 @@ class Objects:
 
     def __init__(self, uri: str, store: Any = None) -> None:
         """`store` is fsspec's, if it is open already."""
-        scheme, _, root = uri.rstrip("/").partition("://")
-        self._uri, self._root = f"{scheme}://{root}", root
-        self._store = store or _connect(scheme, uri)
+        self._uri = uri.rstrip("/")
+        self._store = store or _connect(self._uri)
+        self._root: str = self._store._strip_protocol(self._uri)
 
     @property
     def uri(self) -> str:
@@ -166,7 +166,7 @@ class Objects:
         prefix = self._key(path)
         with self._told(path):
             try:
-                found = self._store.ls(prefix, detail=False, timeout=_SECONDS)
+                found = self._ask("ls", prefix, detail=False)
             except FileNotFoundError as error:
                 if error.__cause__:  # the store says so, of the bucket; s3fs alone does of an empty prefix
                     raise
@@ -176,7 +176,7 @@ class Objects:
 
     def size(self, path: str) -> int:
         with self._told(path):
-            known = self._store.info(self._key(path), timeout=_SECONDS)
+            known = self._ask("info", self._key(path))
             if known["type"] != "file":
                 raise FileNotFoundError("no such object")
             return int(known["size"])
@@ -184,7 +184,7 @@ class Objects:
     def sizes(self, path: str = "") -> dict[str, int]:
         prefix = f"{self._key(path)}/"
         with self._told(path):
-            found = self._store.find(prefix, detail=True, timeout=_SECONDS)
+            found = self._ask("find", prefix, detail=True)
         files = {key: known for key, known in found.items() if known["type"] == "file" and not key.endswith("/")}
         return {
             key.removeprefix(prefix): known["size"] for key, known in sorted(files.items()) if key.startswith(prefix)
@@ -192,14 +192,13 @@ class Objects:
 
     def read(self, path: str) -> bytes:
         with self._told(path):
-            return bytes(self._store.cat_file(self._key(path), timeout=_SECONDS))
+            return bytes(self._ask("cat_file", self._key(path)))
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         if start == stop:
             return b""
         with self._told(path):
-            limit = _SECONDS * max(1, (stop - start) / PART_BYTES)
-            content = bytes(self._store.cat_file(self._key(path), start=start, end=stop, timeout=limit))
+            content = bytes(self._ask("cat_file", self._key(path), start=start, end=stop, size=stop - start))
         return _all_of(content, start, stop, self._below(self._uri, path))
 
     def write(self, path: str, content: bytes | memoryview) -> None:
@@ -207,38 +206,42 @@ class Objects:
             if len(content) > PART_BYTES and hasattr(self._store, "call_s3"):
                 self._write_parts(self._key(path), memoryview(content))
             else:
-                self._store.pipe_file(self._key(path), bytes(content), timeout=_SECONDS)
+                self._ask("pipe_file", self._key(path), bytes(content), size=len(content))
 
     def remove(self, path: str) -> None:
         """One by one: a bulk deletion would not say which it refused."""
         with self._told(path), ThreadPoolExecutor(_PARALLEL) as pool:
-            found = self._store.find(self._key(path), timeout=_SECONDS)
-            list(pool.map(lambda key: self._store.rm_file(key, timeout=_SECONDS), found))
+            list(pool.map(lambda key: self._ask("rm_file", key), self._ask("find", self._key(path))))
 
     def _write_parts(self, key: str, content: memoryview) -> None:
         """As S3 takes large things; only the parts that are under way are copied, and none is seen before the last."""
         bucket, name, _ = self._store.split_path(key)
         where = {"Bucket": bucket, "Key": name}
-        where["UploadId"] = self._store.call_s3("create_multipart_upload", **where, timeout=_SECONDS)["UploadId"]
+        where["UploadId"] = self._ask("call_s3", "create_multipart_upload", **where)["UploadId"]
         size = max(PART_BYTES, -(-len(content) // _PARTS))
 
         def put(number: int) -> dict[str, Any]:
             part = bytes(content[number * size : (number + 1) * size])
-            limit = _SECONDS * size / PART_BYTES
-            done = self._store.call_s3("upload_part", **where, PartNumber=number + 1, Body=part, timeout=limit)
+            done = self._ask("call_s3", "upload_part", **where, PartNumber=number + 1, Body=part, size=size)
             return {"PartNumber": number + 1, "ETag": done["ETag"]}
 
         pool = ThreadPoolExecutor(_PARALLEL)
         try:
             parts = {"Parts": list(pool.map(put, range(-(-len(content) // size))))}
-            self._store.call_s3("complete_multipart_upload", **where, MultipartUpload=parts, timeout=_SECONDS)
+            self._ask("call_s3", "complete_multipart_upload", **where, MultipartUpload=parts)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             with suppress(Exception):  # what went wrong before is what to tell
-                self._store.call_s3("abort_multipart_upload", **where, timeout=_SECONDS / 6)
+                self._ask("call_s3", "abort_multipart_upload", **where)
             raise
         finally:
             pool.shutdown()
+
+    def _ask(self, verb: str, *arguments: Any, size: int = 0, **named: Any) -> Any:
+        """A request of the store, about so many bytes. Only stores on a network take a time-out, and all of those do."""
+        if self._store.async_impl:
+            named["timeout"] = _SECONDS * max(1, size / PART_BYTES)
+        return getattr(self._store, verb)(*arguments, **named)
 
     def _key(self, path: str) -> str:
         return self._below(self._root, path)
@@ -258,16 +261,17 @@ class Objects:
             raise OSError(_errno(error), text, self._below(self._uri, path)) from error
 
 
-def _connect(scheme: str, uri: str) -> Any:
+def _connect(uri: str) -> Any:
+    scheme = uri.partition("://")[0]
     try:
         import fsspec
 
         if scheme not in ("s3", "s3a"):
             return fsspec.filesystem(scheme)
         store = fsspec.filesystem(scheme, **_S3)
-    except ImportError as error:
-        extra = "pip install 'trainyard[s3]'" if scheme.startswith("s3") else str(error)
-        raise ValueError(f"{uri}: {scheme}:// can't be opened by this installation; {extra}") from error
+    except (ImportError, ValueError) as error:
+        remedy = "pip install 'trainyard[s3]'" if scheme.startswith("s3") else error
+        raise ValueError(f"{uri}: this installation can't open {scheme}://; {remedy}") from error
     store.retries = 2  # of its own, around botocore's: for an answer that breaks off
     return store
 

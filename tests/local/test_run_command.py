@@ -26,7 +26,8 @@ from local_runs import (
     weights,
     write_run,
 )
-from trainyard_api.checkpoint import committed_steps, folder_name
+from training import committed as folder_of
+from training import committed_steps
 
 
 def page(url: str) -> str:
@@ -140,9 +141,8 @@ async def test_a_checkpoint_that_went_bad_is_told_and_the_one_before_leads_to_th
         await until(lambda: steps_done(tmp_path) >= 23, "23 steps", DEADLINE)
         process.send_signal(signal.SIGINT)
         await until(lambda: process.poll() is not None, "the stop", 60)
-    folder = made(tmp_path) / "base/checkpoints"
     *_, before, newest = committed(tmp_path)
-    flip_a_bit(folder / folder_name(newest) / "rank-00001.safetensors")
+    flip_a_bit(folder_of(made(tmp_path) / "base", newest) / "rank-00001.safetensors")
     resumed = trainyard(tmp_path, "run", "run.yaml", "--plain")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     reason = "rank-00001.safetensors has other content than was written (SHA-256 differs)"
@@ -159,8 +159,7 @@ async def test_a_checkpoint_that_went_bad_is_told_and_the_one_before_leads_to_th
 
 def committed(folder: Path) -> list[int]:
     """Steps that the pretrain stage's checkpoints hold, ascending."""
-    checkpoints = made(folder) / "base/checkpoints"
-    return committed_steps(checkpoints) if checkpoints.exists() else []
+    return committed_steps(made(folder) / "base")
 
 
 def flip_a_bit(file: Path) -> None:

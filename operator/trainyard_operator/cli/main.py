@@ -66,7 +66,7 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     def action(name: str, text: str) -> argparse.ArgumentParser:
         each = actions.add_parser(name, help=text, description=text, parents=[everywhere])
         each.add_argument(
-            "run", metavar="RUN|PATH", help="name of a run, or path or file:// URI of checkpoints or of one"
+            "run", metavar="RUN|URI", help="name of a run; or path, file:// or s3:// URI of checkpoints or of one"
         )
         each.add_argument("--stage", help="this stage alone (all that have checkpoints)")
         return each
@@ -81,11 +81,14 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
         each.add_argument("-o", "--output", choices=("json",), help="format")
     step_of(action("verify", "Read every byte again; exit with 1 if one isn't as it was written."), "all")
     copy = action("copy", "Copy a checkpoint, all or nothing, and verify the copy.")
-    copy.add_argument("destination", metavar="FOLDER", help="where to put step-…")
+    copy.add_argument("destination", metavar="URI", help="path or URI of the folder to put step-… into")
     step_of(copy, "the newest")
     prune = action("prune", "Delete old checkpoints, never the newest good one.")
     prune.add_argument("--keep", type=_positive, metavar="N", required=True, help="keep the last N")
     prune.add_argument("--every", type=_positive, metavar="K", help="keep those of every K-th step too")
+    prune.add_argument(
+        "--best", type=_positive, metavar="N", default=0, help="keep N with the lowest held-out loss too"
+    )
 
     demo = verb("demo", "demo:demo_command", "Train a small model, kill a worker on the way, and show the result.")
     how_to_run(demo)

@@ -114,6 +114,7 @@ def save(engine: Engine, step: int, group: Group) -> None:
         step=step,
         attempt=group.attempt,
         time="",
+        run_uid="",
         world_size=group.world_size,
         zero_stage=engine.zero_stage,
         cursor=CURSOR,

@@ -36,8 +36,8 @@ for training in json.loads(sys.argv[1]):
     if group.rank == 0:
         output.mkdir()
         if fork := training.get("fork"):
-            checkpoint = f"checkpoints/step-{fork['step']:08}"
-            shutil.copytree(group.output / fork["name"] / checkpoint, output / checkpoint)
+            [checkpoint] = (group.output / fork["name"]).glob(f"checkpoints/step-{fork['step']:08}-a*")
+            shutil.copytree(checkpoint, output / "checkpoints" / checkpoint.name)
     torch.distributed.barrier()
     inputs = dict(group.inputs)
     if weights := training.get("weights"):

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from training import TINY, Ranks, a_job, committed, held_out_losses, losses, metric_lines, shard_digests
 from trainyard_api.checkpoint import read_manifest
 from trainyard_api.stages import PretrainStage
-from trainyard_trainer.checkpoint.restore import open_shards
+from trainyard_api.storage import Files
+from trainyard_trainer.checkpoint.tensors import Shards, Stored
 from trainyard_trainer.checkpoint.trained import load_trained
 from trainyard_trainer.data.shards import TokenShards
 from trainyard_trainer.engine.batches import Batches
@@ -126,9 +127,9 @@ def test_another_stage_begins_with_the_weights_that_the_one_before_ended_with(tr
 
 def test_another_stage_begins_at_step_0_without_moments(trained: Path) -> None:
     """After a single step each moment is that step's gradient, and nothing of those of the stage before."""
-    checkpoint = committed(trained / "one step with the weights of zero 2", 1)
+    checkpoint = Files(committed(trained / "one step with the weights of zero 2", 1))
     manifest = read_manifest(checkpoint)
-    shards = open_shards(manifest, checkpoint)
+    shards = Shards([Stored(checkpoint, shard.file, shard.bytes) for shard in manifest.shards])
     for name, shape in manifest.parameters.items():
         mean, mean_of_squares = (shards.read(kind, name, 0, math.prod(shape)) for kind in ("exp_avg", "exp_avg_sq"))
         assert torch.allclose(mean_of_squares / (1 - 0.95), (mean / (1 - 0.9)) ** 2, rtol=1e-5, atol=0), name

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import TINY, Ranks, a_job
-from trainyard_api.checkpoint import committed_steps, folder_name, quarantined_name
+from object_store import object_store
+from training import TINY, Ranks, a_job, committed_steps
+from trainyard_api.checkpoint import Name
+from trainyard_api.storage import Files
 from trainyard_operator.cli.checkpoints import checkpoints_command
 from trainyard_operator.cli.main import read_options
 from trainyard_operator.cluster.home import Home
@@ -43,7 +45,7 @@ class Trained:
 
     def step(self, number: int) -> Path:
         """The folder of a checkpoint, 0 … 3."""
-        return self.folder / folder_name(self.steps[number])
+        return self.folder / str(Name(self.steps[number], 1))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     output.parent.mkdir(parents=True)
     settings = TINY | {"steps": 60, "checkpoint": {"everySteps": 5, "keep": 4}}
     Ranks(a_job("pretrain", output, settings, {"data": corpus})).succeed()
-    return Trained(root, committed_steps(output / "checkpoints"))
+    return Trained(root, committed_steps(output))
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def checkpoints(home: Trained, capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 def names(home: Trained) -> list[str]:
-    return sorted(each.name for each in home.folder.iterdir() if each.name != "fence")
+    return sorted(each.name for each in home.folder.iterdir() if each.name != "attempts")
 
 
 def flip_a_bit(file: Path) -> None:
@@ -98,18 +100,25 @@ def flip_a_bit(file: Path) -> None:
 
 def test_ls_shows_what_there_is_and_what_is_wrong_with_it(home: Trained, checkpoints: Command) -> None:
     (home.step(1) / SHARD).unlink()
-    bad = home.step(2).rename(home.folder / quarantined_name(home.steps[2]))
-    (bad / "reason.txt").write_text("rank-00000.safetensors has other content\n")
-    shutil.copytree(home.step(3), home.folder / "step-00000070.1.tmp")
-    shutil.copytree(home.step(3), home.folder / "step-00000080.0.tmp")
+    bad = {"reason": "rank-00000.safetensors has other content", "time": "2026-11-24T12:00:00+00:00"}
+    (home.step(2) / "bad.json").write_text(json.dumps(bad))
+    resumed = {"attempt": 2, "after": 0, "runUid": "u", "resumedStep": 65}
+    (home.folder / "attempts/00000002.json").write_text(json.dumps(resumed))
+    for name in ("step-00000070-a1", "step-00000080-a2", "step-00000080-a1"):
+        made = shutil.copytree(home.step(3), home.folder / name)
+        manifest = json.loads((made / "manifest.json").read_text())
+        (made / "manifest.json").write_text(json.dumps(manifest | {"step": Name.read(name).step}))
+    for name in ("step-00000080-a2", "step-00000080-a1"):
+        (home.folder / name / "manifest.json").unlink()
     as_json = json.loads(checkpoints("ls", "tiny", "-o", "json").out)
     assert [(each["step"], each["state"], each.get("reason")) for each in as_json] == [
         (home.steps[0], "committed", None),
         (home.steps[1], "bad", f"{SHARD} is missing"),
         (home.steps[2], "bad", "rank-00000.safetensors has other content"),
         (home.steps[3], "committed", None),
-        (70, "being written", None),
+        (70, "void", "attempt 2 began from step 65"),
         (80, "left over", None),
+        (80, "being written", None),
     ]
     first = as_json[0]
     assert (first["stage"], first["attempt"], first["worldSize"], first["zeroStage"]) == ("base", 1, 2, 0)
@@ -117,7 +126,7 @@ def test_ls_shows_what_there_is_and_what_is_wrong_with_it(home: Trained, checkpo
     assert as_json == json.loads(checkpoints("ls", home.folder.as_uri(), "-o", "json").out)
 
     heading, *rows = checkpoints("ls", "tiny").out.splitlines()
-    assert heading.split() == ["STAGE", "STEP", "TIME", "ATTEMPT", "WORLD", "ZERO", "SIZE", "STATE"]
+    assert heading.split() == ["STAGE", "STEP", "TIME", "ATTEMPT", "WORLD", "ZERO", "HELD-OUT", "SIZE", "STATE"]
     for row, each in zip(rows, as_json, strict=True):
         assert row.split()[:2] == ["base", str(each["step"])]
         assert row.endswith(f"   {each['state']}" + (f": {each['reason']}" if "reason" in each else ""))
@@ -145,9 +154,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a truncated shard": (lambda it: (it / SHARD).write_bytes((it / SHARD).read_bytes()[:-9]), f"{SHARD} has "),
     "a missing shard": (lambda it: (it / SHARD).unlink(), f"{SHARD} is missing"),
     "half a manifest": (lambda it: (it / "manifest.json").write_text('{"step": 8'), "manifest.json is damaged"),
-    "no manifest": (lambda it: (it / "manifest.json").unlink(), "manifest.json is missing"),
     "a manifest that leads out of the checkpoint": (
-        lambda it: (it / "manifest.json").write_text((it / "manifest.json").read_text().replace(SHARD, "../../fence")),
+        lambda it: (it / "manifest.json").write_text(
+            (it / "manifest.json").read_text().replace(SHARD, "../../artifact.json")
+        ),
         "manifest.json is damaged",
     ),
 }
@@ -166,7 +176,7 @@ def test_what_is_damaged_is_neither_verified_nor_copied_nor_counted_as_good(
 
     copied = checkpoints("copy", "tiny", str(tmp_path / "copies"))
     assert (copied.code, f"bad: {reason}" in copied.err) == (1, True)
-    assert list((tmp_path / "copies").iterdir()) == []
+    assert Files(tmp_path / "copies").names() == []
 
     pruned = checkpoints("prune", "tiny", "--keep", "1")
     assert pruned.code == 0
@@ -189,6 +199,40 @@ def test_a_copy_is_the_same_and_training_could_take_it(home: Trained, tmp_path: 
     assert (again.code, "exists already" in again.err) == (2, True)
 
 
+def test_checkpoints_go_to_an_object_store_and_come_back(
+    home: Trained, tmp_path: Path, checkpoints: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with object_store() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        there = store.uri("tiny/base/checkpoints")
+        for at in home.steps[1:]:
+            copied = checkpoints("copy", "tiny", there, "--step", str(at))
+            assert (copied.code, f"{there}/{Name(at, 1)}: good" in copied.out) == (0, True), copied.err
+        as_json = json.loads(checkpoints("ls", store.uri("tiny/base"), "-o", "json").out)
+        assert [(each["stage"], each["step"], each["state"]) for each in as_json] == [
+            ("base", at, "committed") for at in home.steps[1:]
+        ]
+        assert checkpoints("verify", there).code == 0
+        pruned = checkpoints("prune", there, "--keep", "1")
+        assert (pruned.code, pruned.out.count(": deleted: ")) == (0, 2)
+        back = tmp_path / "back"
+        copied = checkpoints("copy", f"{there}/{home.step(3).name}", str(back))
+        assert (copied.code, [each.name for each in back.iterdir()]) == (0, [home.step(3).name]), copied.err
+    for file in home.step(3).iterdir():
+        assert (back / home.step(3).name / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_copy_to_where_attempts_have_begun_counts_there(home: Trained, tmp_path: Path, checkpoints: Command) -> None:
+    there = tmp_path / "run/checkpoints"
+    (there / "attempts").mkdir(parents=True)
+    resumed = {"attempt": 4, "after": 0, "runUid": "u", "resumedStep": 0}
+    (there / "attempts/00000004.json").write_text(json.dumps(resumed))
+    assert checkpoints("copy", "tiny", str(there)).code == 0
+    [copied] = json.loads(checkpoints("ls", str(there), "-o", "json").out)
+    assert (copied["step"], copied["state"], copied["attempt"]) == (home.steps[3], "committed", 4)
+
+
 PRUNED: dict[str, tuple[Callable[[list[int]], list[str]], list[int]]] = {
     "the last two": (lambda steps: ["--keep", "2"], [2, 3]),
     "the last two and every so many steps": (lambda steps: ["--keep", "2", "--every", str(steps[1])], [1, 2, 3]),
@@ -208,10 +252,22 @@ def test_prune_keeps(
 
 
 def test_prune_keeps_what_the_artifact_names(home: Trained, checkpoints: Command) -> None:
-    shutil.copytree(home.step(3), home.folder / "step-00000070")
+    newer = shutil.copytree(home.step(3), home.folder / "step-00000070-a1")
+    manifest = json.loads((newer / "manifest.json").read_text())
+    (newer / "manifest.json").write_text(json.dumps(manifest | {"step": 70}))
     pruned = checkpoints("prune", "tiny", "--keep", "1")
-    assert names(home) == [home.step(3).name, "step-00000070"]
+    assert names(home) == [home.step(3).name, "step-00000070-a1"]
     assert f"{home.step(3)}: kept: what {home.folder.parent}/artifact.json names" in pruned.out
+
+
+def test_prune_deletes_what_no_run_looks_at_any_more(home: Trained, checkpoints: Command) -> None:
+    (home.step(0) / "bad.json").write_text('{"reason": "other content", "time": ""}')
+    resumed = {"attempt": 2, "after": 0, "runUid": "u", "resumedStep": home.steps[2]}
+    (home.folder / "attempts/00000002.json").write_text(json.dumps(resumed))
+    (home.folder / "step-00000080-a1").mkdir()
+    pruned = checkpoints("prune", "tiny", "--keep", "2")
+    assert f"{home.step(3)}: kept: what " in pruned.out
+    assert names(home) == [home.step(number).name for number in (1, 2, 3)]
 
 
 def test_prune_deletes_nothing_if_none_is_good(home: Trained, checkpoints: Command) -> None:
@@ -240,9 +296,9 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         ["ls", "tiny", "--stage", "corpus"],
         "stage corpus of run tiny: has no checkpoints",
     ),
-    "a folder that isn't there": (["verify", "/nowhere/checkpoints"], "/nowhere/checkpoints: no such folder"),
-    "a folder without checkpoints": (["ls", "/"], "/: no checkpoint is in it"),
-    "storage that can't be read from here": (["ls", "s3://bucket/run"], "s3://bucket/run: only paths and file:// URIs"),
+    "a folder that isn't there": (["verify", "/nowhere/checkpoints"], "/nowhere/checkpoints: no checkpoint is there"),
+    "a folder without checkpoints": (["ls", "/"], "/: no checkpoint is there; give a folder that has step-00000100-a1"),
+    "storage of a kind that is not known": (["ls", "tape://reel/run"], "tape://reel/run: "),
     "a step that isn't there": (["show", "tiny", "--step", "3"], "no committed checkpoint of step 3; `trainyard"),
     "a stage beside a path": (["ls", "/", "--stage", "base"], "--stage: goes with the name of a run"),
 }

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from conditions import eventually
 from mounts import mounted
-from training import TINY, TINY_GPT2_WITH_DROPOUT, Ranks, a_job, committed, losses, shard_digests
-from trainyard_api.checkpoint import committed_steps
+from training import TINY, TINY_GPT2_WITH_DROPOUT, Ranks, a_job, committed, committed_steps, losses, shard_digests
 from trainyard_api.exit_codes import ExitCode
 
 LAST = 200
@@ -37,8 +36,7 @@ def step_of(ranks: Ranks) -> int:
 
 
 def newest(ranks: Ranks) -> int:
-    folder = ranks.output / "checkpoints"
-    return max(committed_steps(folder), default=0) if folder.exists() else 0
+    return max(committed_steps(ranks.output), default=0)
 
 
 def test_writers_that_are_killed_again_and_again_cost_checkpoints_and_nothing_else(
@@ -71,7 +69,7 @@ def test_a_rank_killed_while_a_checkpoint_is_written_resumes_from_the_one_before
     eventually(lambda: newest(first), 60, "a checkpoint", first.said)
     writers = first.writers()
     os.kill(writers[1], signal.SIGSTOP)
-    eventually(lambda: list(first.output.glob("checkpoints/*.tmp/rank-00000*")), 20, "a background write", first.said)
+    eventually(lambda: unfinished(first), 20, "a background write", first.said)
     before = newest(first)
     first.processes[1].kill()
     assert first.wait() == [ExitCode.RETRY, -signal.SIGKILL], first.said()
@@ -98,6 +96,12 @@ def test_storage_that_becomes_read_only_is_told_and_outlived(undisturbed: Ranks,
         ranks.succeed()
         assert shard_digests(ranks.output, LAST) == shard_digests(undisturbed.output, LAST)
     assert messages(ranks)[-1] == ""
+
+
+def unfinished(ranks: Ranks) -> list[Path]:
+    """Shards of rank 0 of which there is no checkpoint, at least not yet."""
+    shards = ranks.output.glob("checkpoints/step-*/rank-00000*")
+    return [shard for shard in shards if not shard.with_name("manifest.json").exists()]
 
 
 def messages(ranks: Ranks) -> list[str]:

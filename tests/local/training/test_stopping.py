@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from conditions import eventually
-from training import TINY, Ranks, a_job, losses, shard_digests
-from trainyard_api.checkpoint import committed_steps
+from training import TINY, Ranks, a_job, committed_steps, losses, shard_digests
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import Job
 from warm_ranks import WarmRanks
@@ -31,11 +30,6 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     ranks = WarmRanks(a_job("pretrain", tmp_path_factory.mktemp("run") / "base", SETTINGS, {"data": corpus}))
     ranks.succeed()
     return ranks
-
-
-def saved(output: Path) -> list[int]:
-    folder = output / "checkpoints"
-    return committed_steps(folder) if folder.exists() else []
 
 
 def tell(ranks: Ranks, *told: int) -> None:
@@ -72,7 +66,7 @@ def test_with_nothing_to_save_a_rank_leaves_at_once(
     if told:
         ranks.release(*{0, 1} - {*told})
     assert ranks.wait(20) == codes, ranks.said()
-    assert saved(ranks.output) == []
+    assert committed_steps(ranks.output) == []
     assert not (ranks.output / "artifact.json").exists()
 
 
@@ -113,7 +107,7 @@ def test_ranks_save_and_leave_together_though_one_alone_is_told(
     ranks.release()
     assert ranks.wait(20) == STOPPED, ranks.said()
     assert f"stopped: checkpoint of step {step} is committed" in ranks.said()
-    assert max(saved(ranks.output)) == max(losses(ranks.output)) == step
+    assert max(committed_steps(ranks.output)) == max(losses(ranks.output)) == step
     assert resumed(job) == step
     assert shard_digests(ranks.output, LAST) == shard_digests(trained.output, LAST)
 
@@ -130,7 +124,7 @@ def test_a_stop_while_the_last_save_is_waited_for_does_not_cut_it(trained: Ranks
     for writer in ranks.writers():
         os.kill(writer, signal.SIGCONT)
     assert ranks.wait(20) == STOPPED, ranks.said()
-    assert max(saved(ranks.output)) == LAST
+    assert max(committed_steps(ranks.output)) == LAST
     assert resumed(job) == LAST
     assert shard_digests(ranks.output, LAST) == shard_digests(trained.output, LAST)
 
@@ -149,7 +143,7 @@ def test_when_the_grace_period_is_too_short_the_checkpoint_before_stands(
     tell(earlier)
     earlier.release()
     assert earlier.wait(20) == STOPPED, earlier.said()
-    before = saved(earlier.output)
+    before = committed_steps(earlier.output)
 
     ranks = WarmRanks(job, attempt=2, hold=TRAIN_STEP, at_call=2)
     ranks.until_held()
@@ -160,6 +154,6 @@ def test_when_the_grace_period_is_too_short_the_checkpoint_before_stands(
     for process in ranks.processes:
         process.kill()
     assert ranks.wait(20) == [-signal.SIGKILL] * 2
-    assert saved(ranks.output) == before
+    assert committed_steps(ranks.output) == before
     assert resumed(job, attempt=3) == before[-1] == 6
     assert shard_digests(ranks.output, LAST) == shard_digests(trained.output, LAST)

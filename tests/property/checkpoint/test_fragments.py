@@ -49,7 +49,7 @@ def shard(parameters: Parameters, cuts: Cuts, rank: int) -> bytes:
         for kind in KINDS
         for name, (start, stop) in held.items()
     }
-    return save(tensors, {"starts": json.dumps({name: start for name, (start, _) in held.items()})})
+    return save(tensors, {"starts": json.dumps({name: start for name, (start, _) in held.items()}), "training": "{}"})
 
 
 def in_memory(parameters: Parameters, cuts: Cuts) -> list[Source]:

@@ -1,5 +1,6 @@
 """Checkpoints on a real disk: what is damaged is put aside, what is older can't write, nothing begins anew in silence."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,9 +11,9 @@ import pytest
 import torch
 from engines import CURSOR, an_engine
 from training import TINY, TINY_LLAMA, a_job
-from trainyard_api.checkpoint import Cursor, CursorPart
+from trainyard_api.checkpoint import Cursor, CursorPart, committed
 from trainyard_api.stages import CheckpointSettings, ModelSettings, PretrainStage
-from trainyard_trainer.checkpoint.restore import load_state, load_weights, open_shards, refuse_other_training
+from trainyard_trainer.checkpoint.restore import load_state, load_weights, refuse_other_training
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints
 from trainyard_trainer.engine.engine import Engine
@@ -31,14 +32,20 @@ def engine(device: torch.device) -> Engine:
 @pytest.fixture
 def saved(group: Group, engine: Engine) -> Path:
     """Checkpoints of steps 10 and 20."""
+    save(begun(group), engine, 10, 20)
+    return group.output / "checkpoints"
+
+
+def begun(group: Group, step: int = 0) -> Checkpoints:
+    """The checkpoints of an attempt that has begun from a step."""
     checkpoints = Checkpoints(group)
-    save(group, engine, 10, 20)
-    return checkpoints.folder
+    checkpoints.begin(step)
+    return checkpoints
 
 
-def save(group: Group, engine: Engine, *steps: int) -> None:
+def save(checkpoints: Checkpoints, engine: Engine, *steps: int) -> None:
     """Commit a checkpoint of each step."""
-    with Saving(group, CheckpointSettings(keep=2), engine, CURSOR, lambda *_: None) as saving:
+    with Saving(checkpoints, CheckpointSettings(keep=2), engine, CURSOR, lambda *_: None) as saving:
         for step in steps:
             saving.commit(step)
 
@@ -67,12 +74,25 @@ def halve_the_manifest(checkpoint: Path) -> None:
     manifest.write_bytes(manifest.read_bytes()[: manifest.stat().st_size // 2])
 
 
+def other_run(checkpoint: Path) -> None:
+    """The same step of a run with other weights."""
+    path = checkpoint / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["runUid"] = "another"
+    manifest["shards"][0]["sha256"] = hashlib.sha256(b"other weights").hexdigest()
+    path.write_text(json.dumps(manifest))
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a truncated shard": (truncate, "rank-00000.safetensors has "),
     "a flipped bit": (flip_a_bit, "rank-00000.safetensors has other content"),
     "a missing shard": (lambda checkpoint: shard(checkpoint).unlink(), "rank-00000.safetensors is missing"),
     "half a manifest": (halve_the_manifest, "manifest.json is damaged"),
-    "no manifest": (lambda checkpoint: (checkpoint / "manifest.json").unlink(), "manifest.json is missing"),
+    "the manifest of another step": (
+        lambda checkpoint: shutil.copy(checkpoint.parent / "step-00000010-a1/manifest.json", checkpoint),
+        "manifest.json is that of step 10",
+    ),
+    "the manifest of another run": (other_run, "rank-00000.safetensors has other content"),
     "a manifest of another kind": (
         lambda checkpoint: (checkpoint / "manifest.json").write_text("[]"),
         "manifest.json is damaged",
@@ -84,17 +104,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_taken(
     group: Group, saved: Path, damage: Callable[[Path], object], reason: str
 ) -> None:
-    damage(saved / "step-00000020")
+    damage(saved / "step-00000020-a1")
     assert newest_step(group) == 10
-    assert (saved / "step-00000020.bad/reason.txt").read_text().startswith(reason)
+    bad = json.loads((saved / "step-00000020-a1/bad.json").read_text())
+    assert bad["reason"].startswith(reason)
     assert newest_step(group) == 10
 
 
 def test_when_all_are_damaged_nothing_begins_anew(group: Group, saved: Path) -> None:
-    truncate(saved / "step-00000010")
-    flip_a_bit(saved / "step-00000020")
+    truncate(saved / "step-00000010-a1")
+    flip_a_bit(saved / "step-00000020-a1")
     for _ in range(2):  # also not at the next try, when they are put aside already
-        with pytest.raises(PermanentError, match=r"every checkpoint is bad .*step-00000010\.bad, step-00000020\.bad"):
+        with pytest.raises(PermanentError, match=r"every checkpoint is bad \(step-00000010-a1, step-00000020-a1; "):
             newest_step(group)
 
 
@@ -102,41 +123,85 @@ def test_without_a_checkpoint_training_begins(group: Group) -> None:
     assert newest_step(group) is None
 
 
-def test_what_was_being_written_is_no_checkpoint(group: Group, saved: Path) -> None:
-    shutil.copytree(saved / "step-00000020", saved / "step-00000030.1.tmp")
-    assert newest_step(group) == 20
-    assert not (saved / "step-00000030.1.tmp").exists()
+def test_what_was_being_written_is_no_checkpoint_and_the_next_attempt_clears_it_away(group: Group, saved: Path) -> None:
+    shutil.copytree(saved / "step-00000020-a1", saved / "step-00000030-a1")
+    (saved / "step-00000030-a1/manifest.json").unlink()
+    second = Checkpoints(replace(group, attempt=2))
+    newest = second.newest()
+    assert newest
+    assert newest[0].step == 20
+    assert (saved / "step-00000030-a1").exists(), "it may be that of an attempt that goes on"
+    second.begin(20)
+    assert names(saved) == ["attempts", "step-00000010-a1", "step-00000020-a1"]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
 
 
 def test_an_older_attempt_can_not_begin(group: Group, saved: Path) -> None:
-    Checkpoints(replace(group, attempt=3))
+    second, third = (Checkpoints(replace(group, attempt=attempt)) for attempt in (2, 3))
+    third.begin(20)
     with pytest.raises(RetryableError, match="attempt 3 has begun; attempt 2 is over"):
         Checkpoints(replace(group, attempt=2))
+    with pytest.raises(RetryableError, match="attempt 3 has begun; attempt 2 is over"):
+        second.begin(20)
 
 
 def test_an_older_attempt_can_not_commit(group: Group, engine: Engine) -> None:
-    Checkpoints(group)
-    Checkpoints(replace(group, attempt=2))
+    first = begun(group)
+    begun(replace(group, attempt=2))
     with pytest.raises(RetryableError, match="attempt 2 has begun; attempt 1 saves nothing any more"):
-        save(group, engine, 10)
+        save(first, engine, 10)
     assert newest_step(replace(group, attempt=2)) is None
 
 
+def test_what_an_older_attempt_commits_all_the_same_does_not_count(group: Group, saved: Path) -> None:
+    second = begun(replace(group, attempt=2), 20)
+    late = Path(shutil.copytree(saved / "step-00000020-a1", saved / "step-00000030-a1"))
+    manifest = json.loads((late / "manifest.json").read_text())
+    (late / "manifest.json").write_text(json.dumps(manifest | {"step": 30}))
+    assert newest_step(second.group) == 20
+    begun(replace(group, attempt=3), 20)
+    assert names(saved) == ["attempts", "step-00000010-a1", "step-00000020-a1"]
+
+
+def test_a_run_of_the_same_name_comes_after_the_one_before_it(group: Group, engine: Engine, saved: Path) -> None:
+    old = begun(replace(group, attempt=7), 20)
+    new = replace(group, job=group.job.model_copy(update={"run_uid": "new"}))
+    for attempt in (1, 2):
+        checkpoints = begun(replace(new, attempt=attempt), 20)
+        assert checkpoints.attempt == 7 + attempt
+    with pytest.raises(RetryableError, match="attempt 9 has begun; attempt 7 saves nothing any more"):
+        save(old, engine, 30)
+    save(checkpoints, engine, 30)
+    assert committed(checkpoints.storage) == [(20, 1), (30, 9)]
+
+
 def test_only_a_commit_prunes(group: Group, engine: Engine, saved: Path) -> None:
-    Checkpoints(group)
-    save(group, engine, 30)
-    assert sorted(each.name for each in saved.iterdir()) == ["fence", "step-00000020", "step-00000030"]
+    save(begun(group, 20), engine, 30)
+    assert names(saved) == ["attempts", "step-00000020-a1", "step-00000030-a1"]
+
+
+def test_what_is_bad_goes_when_all_that_is_kept_is_newer(group: Group, engine: Engine, saved: Path) -> None:
+    flip_a_bit(saved / "step-00000020-a1")
+    assert newest_step(group) == 10
+    checkpoints = begun(replace(group, attempt=2), 10)
+    save(checkpoints, engine, 20)
+    assert names(saved) == ["attempts", "step-00000010-a1", "step-00000020-a1", "step-00000020-a2"]
+    save(checkpoints, engine, 30, 40)
+    assert names(saved) == ["attempts", "step-00000030-a2", "step-00000040-a2"]
 
 
 def test_storage_that_can_not_be_written_is_worth_another_try(group: Group, engine: Engine) -> None:
-    checkpoints = Checkpoints(group)
-    (checkpoints.folder / "step-00000010.1.tmp").write_text("in the way")
+    checkpoints = begun(group)
+    (group.output / "checkpoints/step-00000010-a1").write_text("in the way")
     with pytest.raises(RetryableError, match=r"checkpoints: rank 0: .*step-00000010"):
-        save(group, engine, 10)
+        save(checkpoints, engine, 10)
 
 
 def test_the_manifest_says_what_the_checkpoint_is(group: Group, saved: Path) -> None:
-    manifest = json.loads((saved / "step-00000020/manifest.json").read_text())
+    manifest = json.loads((saved / "step-00000020-a1/manifest.json").read_text())
     assert (manifest["step"], manifest["attempt"], manifest["worldSize"], manifest["zeroStage"]) == (20, 1, 1, 0)
     assert manifest["cursor"] == {
         "seed": 7,
@@ -146,7 +211,7 @@ def test_the_manifest_says_what_the_checkpoint_is(group: Group, saved: Path) -> 
     }
     assert manifest["parameters"]["model.embed_tokens.weight"] == [300, 32]
     [only] = manifest["shards"]
-    assert only["bytes"] == shard(saved / "step-00000020").stat().st_size
+    assert only["bytes"] == shard(saved / "step-00000020-a1").stat().st_size
     assert len(only["sha256"]) == len(manifest["settingsDigest"]) == 64
 
 
@@ -154,7 +219,7 @@ def test_weights_come_back(group: Group, device: torch.device, engine: Engine, s
     newest = Checkpoints(group).newest()
     assert newest
     other = an_engine(device, seed=8)
-    load_state(other, newest[0], open_shards(*newest), group)
+    load_state(other, *newest, group)
     pairs = zip(engine.fragments(), other.fragments(), strict=True)
     assert all(torch.equal(one.state[kind], two.state[kind]) for one, two in pairs for kind in one.state)
 
@@ -213,7 +278,7 @@ def test_a_checkpoint_is_not_taken_for_another_model(group: Group, saved: Path) 
     wider = ModelSettings.model_validate({"type": "llama", "config": TINY_LLAMA["config"] | {"hidden_size": 64}})
     model = build_model(model_config(wider, vocab_size=300, end_of_text=0, sequence_length=16), seed=0)
     with pytest.raises(PermanentError, match=r"pretrain\.model\.config: .*\[300, 64\] here and \[300, 32\] in the"):
-        load_weights(model, newest[0], open_shards(*newest))
+        load_weights(model, *newest)
 
 
 def test_what_deepspeed_refuses_is_told_in_its_words(device: torch.device) -> None:

@@ -68,12 +68,14 @@ def save(group: Group, engine: Engine, *steps: int, kept: int | None = None) -> 
     told: list[tuple[str, dict[str, float]]] = []
     settings = CheckpointSettings(keep=2)
     tell = lambda checkpoint, trouble, gauges: told.append((trouble, gauges))  # noqa: E731
-    with Saving(group, settings, engine, CURSOR, tell, kept=kept) as saving:
+    checkpoints = Checkpoints(group)
+    checkpoints.begin(0)
+    with Saving(checkpoints, settings, engine, CURSOR, tell, kept=kept) as saving:
         for step in steps:
             for fragment in engine.fragments():
                 for values in fragment.state.values():
                     values.fill_(step)
-            saving.after_step(step, 0, 0, 0, must=True)
+            saving.commit(step)
     return told[-1]
 
 
@@ -106,7 +108,6 @@ SEEN: dict[str, tuple[Callable[[int], bool], int, str]] = {
 def test_the_newest_is_taken_and_memory_before_storage(
     group: Group, engine: Engine, agent: Agent, only: Callable[[int], bool], step: int, source: str
 ) -> None:
-    Checkpoints(group)
     save(with_room(group), engine, 10, 20, 30)
     what = found(group, agent, only)
     assert (what.manifest.step, what.source) == (step, source)
@@ -116,7 +117,6 @@ def test_the_newest_is_taken_and_memory_before_storage(
 def test_what_storage_has_lost_is_still_in_memory_and_its_slot_is_the_last_to_be_overwritten(
     group: Group, engine: Engine, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Checkpoints(group)
     save(with_room(group), engine, 10)
     for manifest in (group.output / "checkpoints").glob("*/manifest.json"):
         manifest.unlink()

@@ -19,10 +19,9 @@ import torch
 from conditions import eventually
 from engines import CURSOR, an_engine
 from mounts import mounted
-from trainyard_api.checkpoint import committed_steps, folder_name
+from trainyard_api.checkpoint import Name, committed
 from trainyard_api.stages import CheckpointSettings
 from trainyard_api.status import CheckpointStatus
-from trainyard_trainer.checkpoint.restore import open_shards
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints
 from trainyard_trainer.engine.engine import Engine
@@ -34,14 +33,15 @@ class Training:
     """A loop around `Saving` whose steps set the whole state to their number, and do nothing else."""
 
     def __init__(self, group: Group, engine: Engine, **settings: int) -> None:
-        Checkpoints(group)
+        self.checkpoints = Checkpoints(group)
+        self.checkpoints.begin(0)
         self.engine = engine
         self.folder = group.output / "checkpoints"
         self.step = 0
         self.told: list[CheckpointStatus] = []
         self.trouble = ""
         self.gauges: dict[str, float] = {}
-        self.saving = Saving(group, CheckpointSettings(**settings), engine, CURSOR, self._tell)
+        self.saving = Saving(self.checkpoints, CheckpointSettings(**settings), engine, CURSOR, self._tell)
 
     def __enter__(self) -> "Training":
         return self
@@ -76,7 +76,13 @@ class Training:
 
     @property
     def committed(self) -> list[int]:
-        return committed_steps(self.folder)
+        return [name.step for name in committed(self.checkpoints.storage)]
+
+    def leftovers(self) -> list[str]:
+        """What saves have left that became no checkpoint; but not the next one, which may have begun by now."""
+        done = [Name.read(Path(each.uri).name) for each in self.told]
+        folders = [Name.read(each.name) for each in self.folder.glob("step-*")]
+        return [str(name) for name in folders if name < done[-1] and name not in done]
 
     @property
     def writer(self) -> int:
@@ -115,8 +121,8 @@ def test_what_is_saved_is_the_state_after_its_step_whatever_came_after(group: Gr
         loop.until(lambda: loop.told, "a commit")
     newest = Checkpoints(group).newest()
     assert newest
-    shards = open_shards(*newest)
-    for name, shape in newest[0].parameters.items():
+    manifest, shards = newest
+    for name, shape in manifest.parameters.items():
         for kind in ("master", "exp_avg", "exp_avg_sq"):
             assert shards.read(kind, name, 0, torch.Size(shape).numel()).unique().tolist() == [10], name
 
@@ -161,8 +167,7 @@ def test_a_writer_that_is_killed_costs_one_save(group: Group, engine: Engine, wh
             os.kill(loop.writer, signal.SIGKILL)
         loop.until(lambda: loop.told, "a commit")
     assert loop.trouble == ""
-    begun_since = folder_name(loop.told[-1].step)  # the next save may have begun when the loop ends
-    assert [each.name for each in loop.folder.glob("*.tmp") if each.name < begun_since] == []
+    assert loop.leftovers() == []
 
 
 def test_the_last_save_gets_another_writer_when_its_own_is_killed(group: Group, engine: Engine) -> None:
@@ -179,7 +184,7 @@ def test_a_writer_dies_with_its_rank(group: Group, engine: Engine) -> None:
 import os, time
 from trainyard_trainer.checkpoint.background import Writer
 memory = os.memfd_create("test"); os.ftruncate(memory, 4096)
-print(Writer([memory], 4096)._process.pid, flush=True)
+print(Writer("file:///nowhere", [memory], 4096)._process.pid, flush=True)
 time.sleep(60)
 """
     rank = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -195,7 +200,7 @@ def test_storage_that_fails_does_not_stop_training_and_saving_resumes(group: Gro
         loop.folder.rename(group.output / "elsewhere")
         loop.folder.write_text("a file where a folder should be")
         loop.until(lambda: loop.gauges["checkpoint_failed"] == 2, "two failures")
-        assert re.match(r"step \d+0 is not saved: checkpoints: rank 0: .*Not a directory", loop.trouble)
+        assert re.match(r"step \d+0 is not saved: checkpoints: rank 0: .*File exists", loop.trouble)
         loop.folder.unlink()
         (group.output / "elsewhere").rename(loop.folder)
         loop.until(lambda: loop.told, "a commit")
@@ -210,7 +215,7 @@ def test_a_full_disk_does_not_stop_training_and_room_made_is_used(group: Group, 
             assert "No space left on device" in loop.trouble
             assert remount(f"size={size * 4}")
             loop.until(lambda: loop.told, "a commit")
-            assert not list(loop.folder.glob("*.tmp")), "an abandoned shard keeps its room"
+            assert loop.leftovers() == [], "an abandoned shard keeps its room"
 
 
 def test_read_only_storage_does_not_stop_training(group: Group, engine: Engine) -> None:

@@ -33,9 +33,11 @@ class Answer:
 class Writer:
     """One rank's writer. Start it on the main thread: the kernel ends it together with the thread that started it."""
 
-    def __init__(self, memories: Sequence[int], size: int) -> None:
-        """`memories` are the descriptors of the rank's slots, for a shard of `size` bytes each."""
-        self._memories, self._size = memories, size
+    def __init__(self, uri: str, memories: Sequence[int], size: int) -> None:
+        """`uri` says where checkpoints are; `memories` are the descriptors of the rank's slots, for a shard of `size` bytes
+        each.
+        """
+        self._uri, self._memories, self._size = uri, memories, size
         self._process = self._start()
         self._said = b""
 
@@ -87,7 +89,10 @@ class Writer:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.writer", *map(str, (os.getpid(), self._size, *self._memories))],
+            [
+                *(sys.executable, "-m", f"{__package__}.writer", self._uri),
+                *map(str, (os.getpid(), self._size, *self._memories)),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=self._memories,

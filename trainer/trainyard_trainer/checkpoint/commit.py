@@ -1,100 +1,81 @@
-"""Committing a checkpoint, for one attempt at a time: all that moves names in the folder, and nothing that needs torch.
+"""Committing a checkpoint, for one attempt at a time: all that is put beside the shards, and nothing that needs torch.
 
-The fence is a file with the highest attempt that has begun. Whoever claims or commits holds its lock meanwhile, so an
-older attempt either commits before the newer one looks, or not at all.
+An attempt claims the checkpoints, decides where to begin, puts that on record, and looks again whether a newer one has
+come. From its record on, an older attempt is refused at its next commit; what it commits in the instant between its look
+and its manifest is void by the record (`trainyard_api.checkpoint`). Removing goes the other way: the manifest first.
 """
 
-import fcntl
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 from trainyard_api.checkpoint import (
-    FENCE,
     MANIFEST,
-    BadCheckpointError,
-    committed_steps,
-    folder_name,
-    read_manifest,
-    temporary_name,
+    Attempt,
+    Name,
+    attempt_path,
+    attempts,
+    held_out_loss,
+    look,
+    read_attempt,
 )
 from trainyard_api.retention import best_steps, prunable
-
-from ..artifacts import sync_folder
+from trainyard_api.storage import Storage
 
 
 class FencedError(Exception):
     """A newer attempt has begun; str(e) says which."""
 
 
-def claim(folder: Path, attempt: int) -> None:
-    """Raise the fence to `attempt`, and clear away what attempts before it left half written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with _fence(folder, claim=attempt) as highest:
-        if highest > attempt:
-            raise FencedError(f"attempt {highest} has begun; attempt {attempt} is over")
-        for leftover in folder.glob("*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)  # a writer that isn't dead yet may still add to it
+def claim(checkpoints: Storage, attempt: int, run_uid: str) -> Attempt:
+    """Refuse an attempt that is over, and number it: counted on from an earlier run of the same name, if there was one."""
+    after = newest = max(attempts(checkpoints), default=0)
+    if newest and (record := read_attempt(checkpoints, newest)).run_uid == run_uid:
+        after = record.after
+    claimed = Attempt(attempt=after + attempt, after=after, run_uid=run_uid, resumed_step=0)
+    refuse_if_older(checkpoints, claimed.attempt, f"attempt {claimed.attempt} is over")
+    return claimed
+
+
+def begin(checkpoints: Storage, record: Attempt) -> None:
+    """Put on record where an attempt begins, and clear away what attempts before it have left that doesn't count."""
+    checkpoints.write(attempt_path(record.attempt), record.model_dump_json(by_alias=True).encode())
+    refuse_if_older(checkpoints, record.attempt, f"attempt {record.attempt} is over")
+    for found in look(checkpoints):
+        if found.state in ("unfinished", "void") and found.name.attempt < record.attempt:
+            with suppress(OSError):  # a writer that isn't dead yet may be at it, and it does no harm
+                remove(checkpoints, found.name)
 
 
 def commit(
-    folder: Path,
-    step: int,
-    attempt: int,
-    manifest: bytes,
-    keep: int,
-    keep_every: int | None,
-    keep_best: int | None,
+    checkpoints: Storage, name: Name, manifest: bytes, keep: int, keep_every: int | None, keep_best: int | None
 ) -> None:
-    """Make a whole checkpoint of the temporary folder, in which every shard is on disk. Then prune."""
-    temporary, final = folder / temporary_name(step, attempt), folder / folder_name(step)
-    write_synced(temporary / MANIFEST, manifest)
-    sync_folder(temporary)
-    with _fence(folder) as highest:
-        if highest > attempt:
-            raise FencedError(f"attempt {highest} has begun; attempt {attempt} saves nothing any more")
-        if final.exists():  # of an older attempt, which went on after this one had looked
-            _remove(final)
-        temporary.rename(final)
-        sync_folder(folder)
+    """Make a checkpoint of a folder that has every shard. Then prune."""
+    refuse_if_older(checkpoints, name.attempt, f"attempt {name.attempt} saves nothing any more")
+    checkpoints.write(f"{name}/{MANIFEST}", manifest)
     with suppress(OSError):  # the checkpoint is committed all the same, and the next commit prunes again
-        steps = committed_steps(folder)
-        losses = {step: _held_out_loss(folder / folder_name(step)) for step in steps} if keep_best else {}
-        for old in prunable(steps, keep, keep_every, best_steps(losses, keep_best or 0)):
-            _remove(folder / folder_name(old))
+        prune(checkpoints, keep, keep_every, keep_best)
 
 
-def _held_out_loss(checkpoint: Path) -> float | None:
-    try:
-        return read_manifest(checkpoint).held_out_loss
-    except BadCheckpointError:
-        return None
+def prune(checkpoints: Storage, keep: int, keep_every: int | None, keep_best: int | None) -> None:
+    """Remove the checkpoints that need not be kept, and bad ones that are older than all that are."""
+    found = look(checkpoints)
+    committed = [each.name for each in found if each.state == "committed"]
+    steps = {name.step for name in committed}
+    losses = {name.step: held_out_loss(checkpoints, name) for name in committed} if keep_best else {}
+    gone = set(prunable(steps, keep, keep_every, best_steps(losses, keep_best or 0)))
+    oldest = min(steps - gone, default=0)
+    for each in found:
+        if each.name.step in gone if each.state == "committed" else each.state == "bad" and each.name.step < oldest:
+            remove(checkpoints, each.name)
 
 
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file that a power cut can't take any more (its name is the folder's matter)."""
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _fence(folder: Path, claim: int = 0) -> Iterator[int]:
-    """The highest attempt so far, raised to `claim`. While the block runs, no other attempt claims or commits."""
-    with open(os.open(folder / FENCE, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        highest = int(file.read() or 0)
-        if claim > highest:
-            os.pwrite(file.fileno(), b"%010d\n" % claim, 0)
-            os.fsync(file.fileno())
-        yield max(highest, claim)
-
-
-def _remove(checkpoint: Path) -> None:
+def remove(checkpoints: Storage, name: Name) -> None:
     """Delete a checkpoint such that no half of it can be taken for one."""
-    doomed = checkpoint.with_name(f"{checkpoint.name}.old.tmp")
-    checkpoint.rename(doomed)
-    shutil.rmtree(doomed)
+    checkpoints.remove(f"{name}/{MANIFEST}")
+    checkpoints.remove(str(name))
+
+
+def refuse_if_older(checkpoints: Storage, attempt: int, so: str) -> None:
+    """FencedError if a newer attempt has begun."""
+    newest = max(attempts(checkpoints), default=0)
+    if newest > attempt:
+        raise FencedError(f"attempt {newest} has begun; {so}")

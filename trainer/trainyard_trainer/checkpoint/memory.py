@@ -29,7 +29,6 @@ from trainyard_api.status import RestoredFrom
 from ..engine.processes import gather
 from ..group import Group
 from .copying import token
-from .restore import open_shards
 from .store import Checkpoints
 from .tensors import Shards, Stored
 
@@ -113,9 +112,8 @@ def newest(checkpoints: Checkpoints, here: Neighbourhood) -> Found | None:
     if not stored and where and not (found := _from_memory(where, here)):
         stored = checkpoints.newest()
     if stored:
-        manifest, folder = stored
-        size = sum(shard.bytes for shard in manifest.shards)
-        found = Found(manifest, open_shards(manifest, folder), "storage", size)
+        manifest, shards = stored
+        found = Found(manifest, shards, "storage", sum(shard.bytes for shard in manifest.shards))
     if found:
         found.seconds = monotonic() - started
     return found
@@ -168,7 +166,8 @@ def _from_memory(whole: _Whole, here: Neighbourhood) -> Found | None:
         mistake = str(error)
     if any(gather(mistake)) or not shards:
         return None
-    now_known = {"step": whole.step, "attempt": whole.attempt, "time": "", "shards": []}
+    uid = here.group.job.run_uid
+    now_known = {"step": whole.step, "attempt": whole.attempt, "time": "", "runUid": uid, "shards": []}
     manifest = Manifest.model_validate(json.loads(shards.training) | now_known)
     size = sum(size for size, _ in whole.shards)
     return Found(manifest, shards, "memory", size, kept=here.slot_of(mine.get(here.group.rank)))

@@ -6,21 +6,19 @@ are overwritten in place.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from trainyard_api.checkpoint import Cursor, Manifest
 from trainyard_api.stages import PretrainStage
-from trainyard_api.storage import Files
 
 from ..engine.engine import Engine
 from ..engine.randomness import restore_streams, seed_streams
 from ..engine.state import MASTER
 from ..errors import PermanentError
 from ..group import Group
-from .tensors import Shards, Stored
+from .tensors import Piece, Shards
 
 _CURSOR_FIELDS = {
     "seed": "seed",
@@ -54,6 +52,16 @@ def _compared(there: Cursor, here: Cursor, stage: PretrainStage) -> Iterator[tup
 
 def load_weights(model: nn.Module, manifest: Manifest, shards: Shards) -> None:
     """Fill a plain model with the fp32 weights of a checkpoint."""
+    refuse_other_model(model, manifest)
+    parameters = dict(model.named_parameters())
+    pieces = [Piece(MASTER, name, 0, parameter.numel()) for name, parameter in parameters.items()]
+    with torch.no_grad():
+        for parameter, values in zip(parameters.values(), shards.read_each(pieces), strict=True):
+            parameter.copy_(values.view_as(parameter))
+
+
+def refuse_other_model(model: nn.Module, manifest: Manifest) -> None:
+    """PermanentError unless the checkpoint has just the parameters of the model."""
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     for name in shapes | manifest.parameters:
         if shapes.get(name) != manifest.parameters.get(name):
@@ -61,23 +69,16 @@ def load_weights(model: nn.Module, manifest: Manifest, shards: Shards) -> None:
                 f"pretrain.model.config: {name} is {shapes.get(name)} here and {manifest.parameters.get(name)} in the "
                 f"checkpoint of step {manifest.step}; set the model back, or give the run another name"
             )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(shards.read(MASTER, name, 0, parameter.numel()).view_as(parameter))
 
 
 def load_state(engine: Engine, manifest: Manifest, shards: Shards, group: Group) -> None:
     """Fill this rank's masters and moments, and take up its random streams."""
-    for fragment in engine.fragments():
-        for kind, values in fragment.state.items():
-            values.copy_(shards.read(kind, fragment.name, fragment.start, fragment.stop))
+    places = [(kind, fragment) for fragment in engine.fragments() for kind in fragment.state]
+    pieces = [Piece(kind, fragment.name, fragment.start, fragment.stop) for kind, fragment in places]
+    for (kind, fragment), values in zip(places, shards.read_each(pieces), strict=True):
+        fragment.state[kind].copy_(values)
     engine.set_steps(manifest.step)
     if manifest.world_size == group.world_size:
         restore_streams(shards.streams(group.rank))
     else:
         seed_streams(group.job.seed, manifest.step, group.rank)
-
-
-def open_shards(manifest: Manifest, folder: Path) -> Shards:
-    """The shards of a checkpoint whose digests are known to be right."""
-    return Shards([Stored(Files(folder), shard.file, shard.bytes) for shard in manifest.shards])

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 
-from trainyard_api.checkpoint import Cursor, Manifest, Shard, folder_name, temporary_name
+from trainyard_api.checkpoint import Cursor, Manifest, Name, Shard
 from trainyard_api.stages import CheckpointSettings
 from trainyard_api.status import CheckpointStatus
 
@@ -30,12 +30,12 @@ from ..artifacts import settings_digest
 from ..engine.engine import Engine
 from ..engine.processes import add_up, gather
 from ..errors import PermanentError, RetryableError
-from ..group import Group
 from .background import Answer, Writer
 from .failure import Failure, raise_any, told
 from .interval import FIRST_SECONDS, Cost, best_interval, between_failures
 from .memory import Neighbourhood, room
 from .snapshot import Snapshot, lay_out
+from .store import Checkpoints
 from .tensors import training_of
 
 _PATIENCE_SECONDS = 3_600
@@ -49,10 +49,8 @@ Tell = Callable[[CheckpointStatus | None, str, dict[str, float]], None]
 class _Save:
     """One that is under way."""
 
-    step: int
+    name: Name
     started: float
-    shard: str
-    """Where this rank's goes."""
     stall_seconds: float = 0.0
     shards: tuple[Shard, ...] = ()
     """All, once they are written; what is left then is the commit."""
@@ -67,7 +65,7 @@ class Saving:
 
     def __init__(
         self,
-        group: Group,
+        checkpoints: Checkpoints,
         settings: CheckpointSettings,
         engine: Engine,
         cursor: Cursor,
@@ -75,13 +73,17 @@ class Saving:
         *,
         kept: int | None = None,
     ) -> None:
-        """Allocate the snapshot and start the writer. The shard that this rank began with is in slot `kept`, if any."""
-        self._group, self._settings, self._engine, self._tell = group, settings, engine, tell
-        self._folder = group.output / "checkpoints"
+        """Allocate the snapshot and start the writer, once the attempt has begun. The shard that this rank began with is in
+        slot `kept`, if any.
+        """
+        group = checkpoints.group
+        self._group, self._settings, self._tell = group, settings, tell
+        self._attempt, self._uri = checkpoints.attempt, checkpoints.storage.uri
         self._manifest = Manifest(
             step=0,
-            attempt=group.attempt,
+            attempt=checkpoints.attempt,
             time="",
+            run_uid=group.job.run_uid,
             world_size=group.world_size,
             zero_stage=engine.zero_stage,
             cursor=cursor,
@@ -93,12 +95,12 @@ class Saving:
         self._neighbourhood = Neighbourhood(group)
         self._room = room(self._neighbourhood, layout.bytes)
         self._snapshot = Snapshot(engine, layout, self._room.memories, kept=kept if self._room.outlives else None)
-        self._writer = Writer(self._room.memories, layout.bytes)
+        self._writer = Writer(self._uri, self._room.memories, layout.bytes)
         self._save: _Save | None = None
         self._skipped = self._failed = self._uncopied = 0
         self._trouble = ""
-        self._abandoned = ""
-        """This rank's shard of the save that failed last, if none has succeeded since."""
+        self._abandoned: Name | None = None
+        """The save that failed last, if none has succeeded since."""
         self._auto = settings.every_seconds == "auto"
         self._every = FIRST_SECONDS if settings.every_seconds == "auto" else settings.every_seconds
         """Seconds from one save to the next."""
@@ -151,7 +153,7 @@ class Saving:
             self._due_since = started
             if self._save:
                 self._skipped += 1
-                self._trouble = f"step {step} is not saved: storage is still busy with step {self._save.step}"
+                self._trouble = f"step {step} is not saved: storage is still busy with step {self._save.name.step}"
                 self._say()
             else:
                 self._begin(step, started)
@@ -167,7 +169,7 @@ class Saving:
 
         If need be at a second try: the first one's writer may have been killed.
         """
-        if self._save and self._save.step != step:
+        if self._save and self._save.name.step != step:
             self._wait()
         for _ in range(2):
             if not self._save:
@@ -178,9 +180,10 @@ class Saving:
 
     def _begin(self, step: int, started: float) -> None:
         self._writer.revive()
-        folder = self._folder / temporary_name(step, self._group.attempt)
-        self._save = _Save(step, started, f"{folder}/rank-{self._group.rank:05}.safetensors")
-        command = {"write": self._save.shard, "instead_of": self._abandoned, "copy_to": self._copy_to(step)}
+        name = Name(step, self._attempt)
+        self._save = _Save(name, started)
+        shard = f"rank-{self._group.rank:05}.safetensors"
+        command = {"write": [*name, shard], "instead_of": self._abandoned, "copy_to": self._copy_to(step)}
         self._snapshot.begin(before=partial(self._outdated, step), then=partial(self._whole, step, command))
         self._save.stall_seconds = time.monotonic() - started
 
@@ -213,7 +216,7 @@ class Saving:
             busy, too_long = add_up(self._busy(), self._group.rank == 0 and started > until)
             if busy:
                 if too_long:
-                    text = f"storage has not taken step {self._save.step} within {_PATIENCE_SECONDS:,} s"
+                    text = f"storage has not taken step {self._save.name.step} within {_PATIENCE_SECONDS:,} s"
                     raise RetryableError(f"checkpoints: {text}; see to its speed, or save less often")
                 self._say()
                 self._save.stall_seconds += time.monotonic() - started
@@ -250,13 +253,11 @@ class Saving:
         return []
 
     def _commit(self, save: _Save) -> dict[str, object]:
-        found = {"step": save.step, "time": save.time, "shards": list(save.shards)}
-        measured = {"held_out_loss": self._held_out_loss.get(save.step)}
+        found = {"step": save.name.step, "time": save.time, "shards": list(save.shards)}
+        measured = {"held_out_loss": self._held_out_loss.get(save.name.step)}
         manifest = self._manifest.model_copy(update=found | measured)
         return {
-            "folder": str(self._folder),
-            "step": save.step,
-            "attempt": self._group.attempt,
+            "name": save.name,
             "manifest": manifest.model_dump_json(by_alias=True, indent=1),
             "keep": self._settings.keep,
             "keep_every": self._settings.keep_every,
@@ -268,14 +269,14 @@ class Saving:
         assert answer
         assert answer.committed
         save, self._save = self._save, None
-        self._trouble = self._abandoned = ""
+        self._trouble, self._abandoned = "", None
         self._safe_since = save.started
         stall = save.stall_seconds + time.monotonic() - started
         durable = answer.committed - save.started
         self._choose_interval(self._cost.saved(stall), durable)
         status = CheckpointStatus(
-            step=save.step,
-            uri=f"{self._group.job.output_uri}/checkpoints/{folder_name(save.step)}",
+            step=save.name.step,
+            uri=f"{self._uri}/{save.name}",
             time=save.time,
             stall_seconds=round(stall, 4),
             durable_seconds=round(durable, 3),
@@ -298,8 +299,8 @@ class Saving:
             raise_any(failures)
         self._failed += 1
         rank, failure = next((rank, each) for rank, each in enumerate(failures) if each)
-        self._trouble = f"step {save.step} is not saved: {told(rank, failure)}"
-        self._abandoned = save.shard
+        self._trouble = f"step {save.name.step} is not saved: {told(rank, failure)}"
+        self._abandoned = save.name
         self._say()
 
     def _say(self, checkpoint: CheckpointStatus | None = None) -> None:

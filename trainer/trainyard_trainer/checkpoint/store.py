@@ -1,89 +1,118 @@
-"""The folder of a stage's checkpoints: loaded only if whole, written by one attempt at a time.
-What lies in the folder is written down in `trainyard_api.checkpoint`; how it gets there, in `saving`.
+"""The checkpoints of a stage: loaded only if whole, and written by one attempt at a time.
+What lies there is written down in `trainyard_api.checkpoint`; how it gets there, in `saving`.
 
-Loading agrees over all ranks on the newest step whose every byte is as written; ranks share the reading.
+Loading agrees over all ranks on the newest checkpoint whose every byte is as written. Ranks share the checking, and each
+keeps in memory what it has checked: no byte is read twice for that.
 """
 
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from typing import TypeVar
 
 from trainyard_api.checkpoint import (
-    REASON,
+    BAD,
+    Bad,
     BadCheckpointError,
     Manifest,
-    committed_steps,
-    folder_name,
-    quarantined_name,
+    Name,
+    look,
     read_manifest,
-    verify_shards,
+    read_shard,
 )
 from trainyard_api.status import Quarantined
 
 from ..engine.processes import from_rank_0, gather
 from ..errors import PermanentError
 from ..group import Group
-from .commit import FencedError, claim
+from .commit import FencedError, begin, claim
 from .failure import Failure, raise_any
+from .tensors import Shards, Source, Stored
+
+T = TypeVar("T")
 
 
 class Checkpoints:
     """The checkpoints of one stage, as one attempt's ranks use them. Every method is called by all ranks together."""
 
     def __init__(self, group: Group) -> None:
-        """Raise the fence: from here on no older attempt commits, and an attempt that is older itself ends here."""
-        self.folder = group.output / "checkpoints"
+        """Ends this attempt here if a newer one has begun."""
         self.group = group
-        self._on_rank_0(lambda: claim(self.folder, group.attempt))
+        self.storage = group.storage.at("checkpoints")
+        self._record = self._on_rank_0(lambda: claim(self.storage, group.attempt, group.job.run_uid))
 
-    def newest(self, newer_than: int | None = None) -> tuple[Manifest, Path] | None:
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt in names of checkpoints."""
+        return self._record.attempt
+
+    def newest(self, newer_than: int | None = None) -> tuple[Manifest, Shards] | None:
         """The newest good checkpoint; None if there never was one, or none of a later step than `newer_than`.
 
         Bad ones on the way are quarantined.
         """
-        steps = from_rank_0(committed_steps(self.folder) if self.group.rank == 0 else [])
-        for step in reversed([each for each in steps if newer_than is None or each > newer_than]):
-            folder = self.folder / folder_name(step)
-            manifest, mistake = self._verify_my_share(folder)
-            mistakes = [each for each in gather(mistake) if each]
-            if manifest and not mistakes:
-                return manifest, folder
-            self._on_rank_0(partial(self._quarantine, step, mistakes[0]))
-        if newer_than is not None:
-            return None
-        if quarantined := from_rank_0(sorted(each.name for each in self.folder.glob("step-*.bad"))):
+        found = self._on_rank_0(lambda: look(self.storage))
+        names = [each.name for each in found if each.state == "committed"]
+        for name in reversed(names):
+            if newer_than is not None and name.step <= newer_than:
+                return None
+            manifest, mistake = self._on_rank_0(partial(self._manifest, name))
+            sources: list[Source] = []
+            if manifest:
+                sources, mistake = self._check_my_share(name, manifest)
+            if manifest and not mistake:
+                return manifest, Shards(sources)
+            self._on_rank_0(partial(self._quarantine, name, mistake))
+        bad = [str(each.name) for each in found if each.state == "bad"] + [str(name) for name in names]
+        if bad and newer_than is None:
             raise PermanentError(
-                f"{self.folder}: every checkpoint is bad ({', '.join(quarantined)}; see reason.txt in each); restore one, "
-                "or delete this folder to train from the start"
+                f"{self.storage.uri}: every checkpoint is bad ({', '.join(sorted(bad))}; see {BAD} in each); copy a good one "
+                "there by `trainyard checkpoints copy`, or delete them all to train from the start"
             )
         return None
 
-    def _verify_my_share(self, folder: Path) -> tuple[Manifest | None, str]:
+    def begin(self, step: int) -> None:
+        """Put on record that this attempt goes on from `step` (0: anew). Older ones commit nothing that counts any more."""
+        record = self._record.model_copy(update={"resumed_step": step})
+        self._on_rank_0(lambda: begin(self.storage, record))
+
+    def _manifest(self, name: Name) -> tuple[Manifest | None, str]:
         try:
-            manifest = read_manifest(folder)
-            verify_shards(folder, manifest.shards[self.group.rank :: self.group.world_size])
+            return read_manifest(self.storage.at(str(name))), ""
         except BadCheckpointError as error:
             return None, str(error)
-        return manifest, ""
 
-    def _quarantine(self, step: int, reason: str) -> None:
+    def _check_my_share(self, name: Name, manifest: Manifest) -> tuple[list[Source], str]:
+        """Where this rank has the shards, its share of them in memory; and what is wrong with one, whoever has found it."""
+        folder = self.storage.at(str(name))
+        sources: list[Source] = [Stored(folder, shard.file, shard.bytes) for shard in manifest.shards]
+        mistake, failure = "", None
+        try:
+            for number in range(self.group.rank, len(sources), self.group.world_size):
+                sources[number] = read_shard(folder, manifest.shards[number])
+        except BadCheckpointError as error:
+            mistake = str(error)
+        except OSError as error:
+            failure = Failure.of(error)
+        outcomes = gather((mistake, failure))
+        raise_any([failure for _, failure in outcomes])
+        return sources, next((mistake for mistake, _ in outcomes if mistake), "")
+
+    def _quarantine(self, name: Name, reason: str) -> None:
         """Put a bad checkpoint aside, for whoever wants to know what happened to it, and say so."""
-        folder, aside = self.folder / folder_name(step), self.folder / quarantined_name(step)
-        if aside.exists():
-            shutil.rmtree(aside)
-        (folder / REASON).write_text(f"{reason}\n")
-        folder.rename(aside)
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self.group.report(quarantined=Quarantined(step=step, reason=reason, time=now))
+        bad = Bad(reason=reason, time=datetime.now(UTC).isoformat(timespec="milliseconds"))
+        self.storage.write(f"{name}/{BAD}", bad.model_dump_json(by_alias=True).encode())
+        self.group.report(quarantined=Quarantined(step=name.step, reason=reason, time=bad.time))
 
-    def _on_rank_0(self, act: Callable[[], object]) -> None:
-        """Let rank 0 act on the folder; what fails there, fails on every rank, so that none waits for the others."""
+    def _on_rank_0(self, act: Callable[[], T]) -> T:
+        """What rank 0 gets from storage; what fails there, fails on every rank, so that none waits for the others."""
+        result: T | None = None
         failure = None
         if self.group.rank == 0:
             try:
-                act()
+                result = act()
             except (OSError, FencedError) as error:
                 failure = Failure.of(error)
-        raise_any([from_rank_0(failure)])
+        result, failure = from_rank_0((result, failure))
+        raise_any([failure])
+        return result  # type: ignore[return-value]

@@ -174,7 +174,9 @@ def training_of(manifest: Manifest) -> str:
 
     Nothing that says when or by whom: the same state is the same bytes.
     """
-    return manifest.model_dump_json(by_alias=True, exclude={"step", "attempt", "time", "held_out_loss", "shards"})
+    return manifest.model_dump_json(
+        by_alias=True, exclude={"step", "attempt", "time", "run_uid", "held_out_loss", "shards"}
+    )
 
 
 class _Span(NamedTuple):
@@ -220,7 +222,7 @@ def _read_header(source: Source) -> _Header:
         name: _Entry(_DTYPES[each["dtype"]], each["shape"], *(data + offset for offset in each["data_offsets"]))
         for name, each in entries.items()
     }
-    return _Header(tensors, json.loads(metadata["starts"]), metadata.get("training", ""))
+    return _Header(tensors, json.loads(metadata["starts"]), metadata["training"])
 
 
 def _tensor(content: memoryview, dtype: torch.dtype) -> Tensor:

@@ -4,13 +4,17 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainyard_api.checkpoint import BadCheckpointError, read_manifest, verify_shards
+import torch
+from trainyard_api.checkpoint import BadCheckpointError, Manifest, read_manifest, read_shard
+from trainyard_api.storage import Storage, open_storage
 from transformers import PreTrainedModel
 
 from ..artifacts import read_artifact
+from ..engine.state import MASTER
 from ..errors import PermanentError
 from ..models.build import build_model, load_config
-from .restore import load_weights, open_shards
+from .restore import refuse_other_model
+from .tensors import Shards
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,28 @@ class TrainedModel:
 def load_trained(folder: Path) -> TrainedModel:
     """Read the final checkpoint of a pretrain artifact, every byte checked."""
     details = read_artifact(folder, "pretrain")["details"]
-    checkpoint = folder / details["checkpoint"]
+    checkpoint = open_storage(f"file://{folder}").at(details["checkpoint"])
+    model = build_model(load_config(details["model"]), seed=0)
     try:
         manifest = read_manifest(checkpoint)
-        verify_shards(checkpoint, manifest.shards)
+        refuse_other_model(model, manifest)
+        _fill(model, checkpoint, manifest)
     except BadCheckpointError as error:
-        raise PermanentError(f"{checkpoint}: {error}; train the model again, or restore the folder") from None
-    model = build_model(load_config(details["model"]), seed=0)
-    load_weights(model, manifest, open_shards(manifest, checkpoint))
+        raise PermanentError(f"{checkpoint.uri}: {error}; train the model again, or restore the folder") from None
     return TrainedModel(model.eval(), folder / details["tokenizer"], manifest.cursor.sequence_length)
+
+
+@torch.no_grad()
+def _fill(model: PreTrainedModel, checkpoint: Storage, manifest: Manifest) -> None:
+    """Take the weights out of one shard after the other: what is in memory beside the model is one of them."""
+    parameters = dict(model.named_parameters())
+    missing = sum(parameter.numel() for parameter in parameters.values())
+    for shard in manifest.shards:
+        for name, start, values in Shards([read_shard(checkpoint, shard)]).held(MASTER):
+            parameters[name].view(-1)[start : start + len(values)] = values
+            missing -= len(values)
+    if missing:
+        raise BadCheckpointError(f"{missing} weights are missing")
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:

@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from trainyard_api.checkpoint import Cursor, CursorPart, folder_name
+from trainyard_api.checkpoint import MANIFEST, Cursor, CursorPart, Manifest, committed
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PretrainStage
+from trainyard_api.storage import Storage
 from transformers import PretrainedConfig
 
 from .. import stopping
@@ -33,6 +34,7 @@ from ..engine.schedule import learning_rate
 from ..errors import PermanentError, StopRequested
 from ..group import Group
 from ..models.build import build_model, load_config, model_config
+from ..scratch import Known
 from .progress import TrainingProgress
 
 
@@ -54,14 +56,17 @@ def train(group: Group, device: torch.device) -> Artifact | None:
     first_corpus = next(iter(corpora.values()))
     config = _configuration(stage, first_corpus, group)
     cursor = _cursor(stage, corpora, group.job.seed)
-    found = newest(Checkpoints(group), Neighbourhood(group))
+    checkpoints = Checkpoints(group)
+    found = newest(checkpoints, Neighbourhood(group))
     engine = _begin(stage, config, batches.accumulation, found, cursor, group, device)
+    start, kept = (found.manifest.step, found.kept) if found else (0, None)
+    checkpoints.begin(start)
     progress = TrainingProgress(stage, group)
     progress.resumed(found)
-    start, kept = (found.manifest.step, found.kept) if found else (0, None)
+    del found  # and the memory of what was read
 
     held_out_losses = None
-    with Saving(group, stage.checkpoint, engine, cursor, progress.saving, kept=kept) as saving:
+    with Saving(checkpoints, stage.checkpoint, engine, cursor, progress.saving, kept=kept) as saving:
         for step in range(start + 1, stage.steps + 1):
             progress.start_clock()
             rate = learning_rate(step, stage)
@@ -96,7 +101,7 @@ def train(group: Group, device: torch.device) -> Artifact | None:
             raise StopRequested(stopping.NOTHING_TO_SAVE)
         progress.held_out(stage.steps, held_out_losses)
     progress.close()
-    return _finish(stage, config, engine, held_out_losses, first_corpus, group) if group.rank == 0 else None
+    return _finish(stage, config, engine, held_out_losses, first_corpus, checkpoints) if group.rank == 0 else None
 
 
 def refuse_mixed_tokenizers(stage: PretrainStage, corpora: dict[str, Path]) -> None:
@@ -188,11 +193,12 @@ def _finish(
     engine: Engine,
     held_out_losses: dict[str, float],
     corpus: Path,
-    group: Group,
+    checkpoints: Checkpoints,
 ) -> Artifact:
     """The artifact: the last checkpoint, and what is needed to use it."""
+    group = checkpoints.group
     shutil.copytree(corpus / "tokenizer", group.output / "tokenizer", dirs_exist_ok=True)
-    checkpoint = f"checkpoints/{folder_name(stage.steps)}"
+    checkpoint = f"checkpoints/{committed(checkpoints.storage)[-1]}"
     return write_artifact(
         group,
         metrics={
@@ -201,9 +207,20 @@ def _finish(
             "tokens": stage.steps * stage.global_batch * stage.sequence_length,
             "parameters": sum(map(math.prod, engine.parameter_shapes.values())),
         },
-        files=[checkpoint, "tokenizer"],
+        files=["tokenizer"],
+        stored=_files(group.storage, checkpoint),
         details={"checkpoint": checkpoint, "model": config.to_dict(), "tokenizer": "tokenizer"},
     )
+
+
+def _files(storage: Storage, checkpoint: str) -> list[Known]:
+    """The files of a checkpoint, with the digests under which they were written."""
+    manifest = storage.read(f"{checkpoint}/{MANIFEST}")
+    shards = Manifest.model_validate_json(manifest).shards
+    return [
+        Known(f"{checkpoint}/{MANIFEST}", len(manifest), hashlib.sha256(manifest).hexdigest()),
+        *(Known(f"{checkpoint}/{shard.file}", shard.bytes, shard.sha256) for shard in shards),
+    ]
 
 
 def _refuse_divergence(step: int, loss: float, grad_norm: float) -> None:
