@@ -1,12 +1,14 @@
-"""`trainyard run` with storage in S3, from text in the bucket to an exported model."""
+"""`trainyard run` with storage in S3, from text in the bucket to an exported model, stopped and resumed on the way."""
 
 import hashlib
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_runs import LLAMA, PRETRAIN, trainyard, write_run
+from conditions import eventually
+from local_runs import LLAMA, PRETRAIN, running, stored, trainyard, write_run
 from object_store import BUCKET, ObjectStore, connected_to, object_store
 from trainyard_api.storage import Storage, open_storage
 
@@ -34,14 +36,19 @@ def server() -> Iterator[ObjectStore]:
 
 @pytest.fixture(scope="module")
 def folder(server: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run from its start to its end."""
+    """A run that was stopped in mid-training and resumed."""
     folder = tmp_path_factory.mktemp("run")
     bucket = open_storage(f"s3://{BUCKET}")
     bucket.write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS).encode())
     bucket.write("runs/texts/deep/one.txt", b"one document in a folder of the bucket " * 50)
     bucket.write("runs/texts/two.md", b"another one, somewhat less deep " * 50)
     bucket.write("runs/texts/", b"")  # as consoles make a folder
-    write_run(folder, STAGES, storage={"uri": f"s3://{BUCKET}/runs"}, workers={"count": 1}, resources={"processes": 2})
+    write_run(folder, STAGES, storage={"uri": f"s3://{BUCKET}/runs"})
+    with running(folder) as process:
+        eventually(saved, 120, "a checkpoint", lambda: said(folder))
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert stored(folder)["status"]["stage"] == "base", said(folder)
     done = trainyard(folder, "run", "run.yaml", "--plain")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -49,6 +56,16 @@ def folder(server: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def made() -> Storage:
     return open_storage(f"s3://{BUCKET}/runs/default/tiny")
+
+
+def saved() -> bool:
+    """Whether there is a checkpoint."""
+    checkpoints = made().at("base/checkpoints")
+    return any("manifest.json" in checkpoints.names(name) for name in checkpoints.names() if name != "attempts")
+
+
+def said(folder: Path) -> str:
+    return (folder / "output.txt").read_text() + trainyard(folder, "logs", "tiny").stdout[-6000:]
 
 
 def test_every_artifact_is_in_the_bucket_with_the_digests_that_it_names(folder: Path) -> None:
@@ -62,9 +79,11 @@ def test_every_artifact_is_in_the_bucket_with_the_digests_that_it_names(folder: 
     assert (counts["files"], counts["documents"]) == (3, 2 + len(ROWS))
 
 
-def test_metrics_have_a_line_for_each_step(folder: Path) -> None:
+def test_a_run_that_resumed_has_a_line_for_each_step(folder: Path) -> None:
     rows = [json.loads(line) for line in made().read("base/metrics.jsonl").splitlines()]
     assert {row["step"] for row in rows} == set(range(1, 301))
+    assert [row["attempt"] for row in rows] == sorted(row["attempt"] for row in rows)
+    assert len({row["attempt"] for row in rows}) == 2
     assert rows[-1]["held_out_loss"] > 0
 
 
