@@ -5,7 +5,10 @@ import signal
 
 from agents import errors_of
 
-WAITS = "import time\nfrom trainyard_trainer import stopping\nstopping.hold_back()\nwhile not group.stopping(): time.sleep(0.01)\n"
+WAITS = (
+    "import time\nfrom trainyard_trainer import stopping\nstopping.hold_back()\n"
+    "while not group.stopping(): time.sleep(0.01)\n"
+)
 FAILS = "from trainyard_trainer import errors\nraise errors.RetryableError('no storage')"
 
 
