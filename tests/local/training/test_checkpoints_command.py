@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from object_store import object_store
+from object_store import connected_to, object_store
 from training import TINY, Ranks, a_job, committed_steps
 from trainyard_api.checkpoint import Name
 from trainyard_api.storage import Files
@@ -199,12 +199,8 @@ def test_a_copy_is_the_same_and_training_could_take_it(home: Trained, tmp_path: 
     assert (again.code, "exists already" in again.err) == (2, True)
 
 
-def test_checkpoints_go_to_an_object_store_and_come_back(
-    home: Trained, tmp_path: Path, checkpoints: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with object_store() as store:
-        for name, value in store.environment.items():
-            monkeypatch.setenv(name, value)
+def test_checkpoints_go_to_an_object_store_and_come_back(home: Trained, tmp_path: Path, checkpoints: Command) -> None:
+    with object_store() as store, connected_to(store):
         there = store.uri("tiny/base/checkpoints")
         for at in home.steps[1:]:
             copied = checkpoints("copy", "tiny", there, "--step", str(at))
