@@ -29,15 +29,15 @@ def prometheus(prometheus_binary: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("prometheus")
     targets = folder / "agents.json"
     with trainyard(folder) as operator_url, scraping(prometheus_binary, folder, operator_url, targets) as url:
-        first = trained(folder, targets, steps=60)
-        os.kill(rank_of(first), signal.SIGKILL)
-        second = trained(folder, targets, steps=60, after=first)
-        from_second = f'{{instance="{second}:{AGENT_PORT}"}}'
+        agent = trained(folder, targets, steps=60)
+        os.kill(rank_of(agent), signal.SIGKILL)
+        of_agent = f'{{instance="{agent}:{AGENT_PORT}"}}'
         for shown in (
-            f"trainyard_held_out_loss{from_second}",
-            f"trainyard_checkpoint_stall_seconds{from_second}",
+            f"trainyard_held_out_loss{of_agent}",
+            f"trainyard_checkpoint_stall_seconds{of_agent}",
             'rate(trainyard_recovery_seconds_bucket{part="reform"}[30s])',
         ):
             eventually(lambda query=shown: Prometheus(url).query(query), 60, f"scrapes that show {shown}")
-        pages = page(f"{operator_url}/metrics") + page(f"http://{second}:{AGENT_PORT}/metrics")
+        trained(folder, targets, steps=60)
+        pages = page(f"{operator_url}/metrics") + page(f"http://{agent}:{AGENT_PORT}/metrics")
         yield Prometheus(url, frozenset(re.findall(r"^# TYPE (\S+)", pages, re.MULTILINE)))

@@ -121,11 +121,11 @@ def scraping(binary: Path, folder: Path, operator_url: str, targets: Path) -> It
             process.kill()
 
 
-def trained(folder: Path, targets: Path, steps: int, after: str | None = None) -> str:
-    """Wait until an agent, another one than `after`, has trained for so many steps, and let it be scraped; its address."""
+def trained(folder: Path, targets: Path, steps: int) -> str:
+    """Wait until an agent has trained for so many steps, and let it be scraped; its address."""
 
     def look() -> str | None:
-        addresses = [address for address in _agents(folder) if address != after]
+        addresses = _agents(folder)
         listed = json.dumps([{"targets": [f"{address}:{AGENT_PORT}" for address in addresses]}])
         if not targets.exists() or targets.read_text() != listed:
             replace(targets, listed.encode(), 0o644)
