@@ -210,7 +210,7 @@ SecondsOrAuto = Annotated[
         {
             "x-kubernetes-int-or-string": True,
             "pattern": AUTO,
-            "maxLength": 4,
+            "maxLength": 20,
             "minimum": 1,
             "maximum": LONGEST_INTERVAL,
         }
