@@ -22,7 +22,7 @@ LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 PRETRAIN = {
     "data": "corpus",
     "model": {"type": "llama", "config": LLAMA},
-    "steps": 80,
+    "steps": 320,
     "sequenceLength": 64,
     "globalBatch": 4,
     "microBatch": 2,
