@@ -138,7 +138,7 @@ class Files:
             with suppress(OSError):
                 temporary.unlink()
             raise
-        _sync(file.parent)
+        sync_folder(file.parent)
 
     def remove(self, path: str) -> None:
         place = self.folder / path
@@ -298,10 +298,10 @@ def _make(folder: Path) -> None:
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the names in it last."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -19,7 +19,7 @@ from typing import Any
 
 from trainyard_api.protocol import Artifact
 from trainyard_api.status import Progress
-from trainyard_api.storage import open_storage
+from trainyard_api.storage import Files, open_storage
 
 from .errors import PermanentError, RetryableError
 from .group import Group
@@ -112,7 +112,7 @@ def fetch_inputs(group: Group) -> None:
             if local.exists() and local.read_bytes() == written:
                 continue
             fetch(source, wanted_files(_parsed(written, f"{uri}/{ARTIFACT}"), uri), folder, note)
-            replace_file(local, written)
+            Files(folder).write(ARTIFACT, written)
 
 
 def _noting(group: Group) -> Note:
@@ -143,26 +143,6 @@ def settings_digest(group: Group) -> str:
     job = group.job
     told = {"kind": job.kind, "settings": job.settings, "seed": job.seed, "inputs": _inputs(group)}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` at `path` such that any crash leaves the file before or the file after, whole."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames and new names in the folder last."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _parsed(written: bytes, where: str, kind: str | None = None) -> dict[str, Any]:

@@ -8,9 +8,10 @@ worker, is never torn. A copy is kept only when all of it has arrived, and its d
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 
 from trainyard_api.protocol import SnapshotState
+
+from ..held import Held
 
 SLOTS = 2
 PIECE_BYTES = 1024 * 1024
@@ -22,17 +23,6 @@ class NoRoomError(Exception):
 
 class TornError(Exception):
     """A copy didn't arrive as it was sent, or a slot was overwritten while it was read."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """A snapshot that is whole, and the descriptor of its memory."""
-
-    rank: int
-    step: int
-    attempt: int
-    bytes: int
-    fd: int
 
 
 class Snapshots:

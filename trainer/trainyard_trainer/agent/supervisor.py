@@ -12,12 +12,13 @@ from collections.abc import Callable
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import AgentState, Assignment, PeerState, Report, Termination
 
+from ..held import Held
 from .attempt import Attempt, now
 from .board import Board
 from .environment import Environment, hold_port_again
 from .events import ProgressLog, log, log_reports
 from .rank_process import RankProcess, rank_variables
-from .snapshots import Held, Snapshots
+from .snapshots import Snapshots
 
 FAILED_GROUP_SECONDS = 1
 """How long ranks may take to leave after one failed. They have nothing left to save, and may hang on the dead one; those

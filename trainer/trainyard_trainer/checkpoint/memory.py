@@ -11,7 +11,6 @@ This file decides what of it is used:
 
 import errno
 import json
-import mmap
 import os
 import urllib.request
 from collections import defaultdict
@@ -28,6 +27,7 @@ from trainyard_api.status import RestoredFrom
 
 from ..engine.processes import gather
 from ..group import Group
+from ..held import Held
 from .copying import token
 from .store import Checkpoints
 from .tensors import Shards, Stored
@@ -37,21 +37,6 @@ _SECONDS = 10.0
 _SLOTS = 2
 _COPIES = 1
 """Of the worker before. Where there is room for two, the one that is whole stays until the next one has come."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """A shard that this rank's agent holds whole."""
-
-    rank: int
-    step: int
-    attempt: int
-    bytes: int
-    fd: int
-
-    def content(self) -> memoryview:
-        """The shard itself; for reading."""
-        return memoryview(mmap.mmap(self.fd, self.bytes))
 
 
 class Neighbourhood:

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import EvaluateStage
 from trainyard_api.status import Progress
+from trainyard_api.storage import Files
 
-from ..artifacts import replace_file, write_artifact
+from ..artifacts import write_artifact
 from ..checkpoint.trained import TrainedModel, load_trained, same_tokenizer
 from ..data.shards import TokenShards
 from ..data.tokenizer import token_bytes
@@ -65,7 +66,7 @@ def evaluate(group: Group) -> Artifact | None:
     }
     samples = write_samples(trained, stage.samples, group.job.seed) if stage.samples else []
     report = {**metrics, "method": method, "samples": samples}
-    replace_file(group.output / "report.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
+    Files(group.output).write("report.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
     return write_artifact(group, metrics=metrics, files=["report.json"], details={"report": "report.json"})
 
 

@@ -5,9 +5,10 @@ safetensors, configuration, tokenizer. One process; the folder appears whole, by
 import shutil
 
 from trainyard_api.protocol import Artifact
+from trainyard_api.storage import sync_folder
 from transformers.utils.logging import disable_progress_bar
 
-from ..artifacts import sync_folder, write_artifact
+from ..artifacts import write_artifact
 from ..checkpoint.trained import load_trained
 from ..group import Group
 

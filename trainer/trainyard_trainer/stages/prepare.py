@@ -19,8 +19,9 @@ from tokenizers import Tokenizer
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PrepareStage
 from trainyard_api.status import Progress
+from trainyard_api.storage import sync_folder
 
-from ..artifacts import finished_artifact, own_artifact, sync_folder, write_artifact
+from ..artifacts import finished_artifact, own_artifact, write_artifact
 from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
 from ..data.fetched import fetch_sources, read_fetched
 from ..data.shards import ShardWriter, token_dtype
