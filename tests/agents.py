@@ -1,7 +1,8 @@
 """Real agents on loopback addresses of their own, with real ranks.
 
 What a rank does is handed to it by the test: a `sitecustomize` on PYTHONPATH puts a stage in the place of `export` that
-runs the Python source in its settings, with the rank's own `group` at hand.
+runs the Python source in its settings, with the rank's own `group` at hand. To an agent whose stage is `evaluate` it gives
+a warm process that has nothing to import, or that fails to.
 """
 
 import itertools
@@ -22,7 +23,7 @@ from trainyard_api.protocol import AgentState, Assignment, Job, Termination
 DEADLINE = 30.0
 TOKEN = "a token that only this run's operator knows"
 SCRIPTED_STAGE = """
-import sys, types
+import os, sys, types
 
 def export(group):
     exec(group.job.settings["source"], {"group": group})
@@ -30,6 +31,7 @@ def export(group):
 stage = types.ModuleType("trainyard_trainer.stages.export")
 stage.export = export
 sys.modules[stage.__name__] = stage
+sys.modules["trainyard_trainer.stages.evaluate"] = None if "WARM_FAILS" in os.environ else types.ModuleType("evaluate")
 """
 addresses = (f"127.{64 + os.getpid() % 64}.{n // 250}.{n % 250 + 1}" for n in itertools.count())
 

@@ -98,43 +98,50 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Home(folder / ".trainyard").folder(*KEY) / "events.jsonl").open()]
 
 
-PROCESSES = {"agent": b"trainyard-trainer", "rank": b"trainyard_trainer.rank", "writer": b"checkpoint.writer"}
+COMMANDS = {"agent": b"trainyard-trainer", "warm": b"trainyard_trainer.warm", "writer": b"checkpoint.writer"}
 """What a process of each kind has in its command line."""
+RANK = "rank-"
+"""What a rank's own name begins with; its command line may be that of the warm process which it was forked from."""
+PROCESSES = ("rank", *COMMANDS)
 
 
 def living(folder: Path) -> dict[str, list[int]]:
     """Pids of the run's processes, by kind; kinds that none lives of are left out."""
     found: dict[str, list[int]] = {}
-    for pid in processes.living(f"{stored(folder)['metadata']['uid']}/"):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:  # gone
-            continue
-        for kind, words in PROCESSES.items():
-            if words in command:
-                found.setdefault(kind, []).append(pid)
+    for pid, (name, command) in _processes(folder).items():
+        kinds = (kind for kind, words in COMMANDS.items() if words in command)
+        if kind := "rank" if name.startswith(RANK) else next(kinds, None):
+            found.setdefault(kind, []).append(pid)
     return found
 
 
 def rank_processes(folder: Path) -> dict[int, int]:
     """Pid of each rank that runs now."""
-    return {int(rank): pid for rank, pid in _by_variable(folder, "rank", b"RANK=").items()}
+    names = {pid: name for pid, (name, _) in _processes(folder).items()}
+    return {int(name.removeprefix(RANK)): pid for pid, name in names.items() if name.startswith(RANK)}
+
+
+def _processes(folder: Path) -> dict[int, tuple[str, bytes]]:
+    """Name and command line of each of the run's processes."""
+    found = {}
+    for pid in processes.living(f"{stored(folder)['metadata']['uid']}/"):
+        try:
+            found[pid] = (Path(f"/proc/{pid}/comm").read_text().strip(), Path(f"/proc/{pid}/cmdline").read_bytes())
+        except OSError:  # gone
+            continue
+    return found
 
 
 def agent_processes(folder: Path) -> dict[str, int]:
     """Pid of each agent that runs now, by the name of its pod."""
-    return _by_variable(folder, "agent", b"TRAINYARD_POD=")
-
-
-def _by_variable(folder: Path, kind: str, name: bytes) -> dict[str, int]:
     found = {}
-    for pid in living(folder).get(kind, []):
+    for pid in living(folder).get("agent", []):
         try:
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:  # gone
             continue
-        if value := next((each for each in variables if each.startswith(name)), None):
-            found[value.removeprefix(name).decode()] = pid
+        pod = next(each for each in variables if each.startswith(b"TRAINYARD_POD="))
+        found[pod.partition(b"=")[2].decode()] = pid
     return found
 
 

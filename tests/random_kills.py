@@ -1,5 +1,5 @@
-"""Random processes of a run are killed at random moments, agents, ranks and writers, and the run is held against one that was
-left alone. `tests/local/test_random_kills.py` is the short form, `python -m benchmarks.checkpoint --kills N` any other.
+"""Random processes of a run are killed at random moments, agents, ranks, writers and warm ones, and the run is held against one
+that was left alone. `tests/local/test_random_kills.py` is the short form, `python -m benchmarks.checkpoint --kills N` any other.
 
 What is drawn follows from the seed, as far as timing lets it.
 """
@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from conditions import eventually
-from local_runs import PRETRAIN, living, made, metrics, nothing_lives, running, steps_done, stored, trainyard, write_run
+from local_runs import (
+    PRETRAIN,
+    PROCESSES,
+    living,
+    made,
+    metrics,
+    nothing_lives,
+    running,
+    steps_done,
+    stored,
+    trainyard,
+    write_run,
+)
 from training import shard_digests
 
 STEPS_A_KILL = 15
@@ -75,7 +87,7 @@ def random_kills(scratch: Path, kills: int, seed: int) -> Outcome:
 
 def kill_at_random(folder: Path, draw: random.Random, kills: int, steps: int) -> dict[str, int]:
     """Kill so many processes, each of a random kind at a random moment; how many of each kind it were."""
-    killed = {"agent": 0, "rank": 0, "writer": 0}
+    killed = dict.fromkeys(PROCESSES, 0)
     for _ in range(kills):
         by_steps, share, choice = draw.random() < IN_TRAINING, draw.random(), draw.random()
         if by_steps:

@@ -132,7 +132,7 @@ def test_a_crashed_rank_is_a_failure_with_its_exit_code_and_the_run_recovers(
     group = run.group("base")
     pod = group[3]
     killer = "import os,glob\nfor p in glob.glob('/proc/[0-9]*'):\n"
-    killer += "  if b'trainyard_trainer.rank' in open(p+'/cmdline','rb').read(): os.kill(int(p[6:]), 9)"
+    killer += "  if open(p+'/comm').read().startswith('rank-'): os.kill(int(p[6:]), 9)"
     kubectl("-n", namespace.name, "exec", pod, "--", "python", "-c", killer, check=False)
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds after the crash")
     (recovery,) = status["recoveries"]

@@ -1,5 +1,5 @@
-"""Twenty random processes are killed at random moments, agents, ranks and writers, and nothing is lost: the same bits at the
-end, the same losses on the way, and each position of the data trained on exactly once.
+"""Twenty random processes are killed at random moments, agents, ranks, writers and warm ones, and nothing is lost: the same
+bits at the end, the same losses on the way, and each position of the data trained on exactly once.
 
 The seed is printed; TRAINYARD_SEED replays it.
 """

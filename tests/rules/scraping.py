@@ -146,11 +146,16 @@ def _agents(folder: Path) -> list[str]:
 
 def rank_of(address: str) -> int:
     """The process that trains below the agent at this address."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            environment = _environment(int(folder.name))
-            if environment.get("TRAINYARD_BIND") == address and environment.get("RANK") == "0":
-                return int(folder.name)
+    numbers = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    agents = {pid for pid in numbers if _environment(pid).get("TRAINYARD_BIND") == address}
+    for pid in numbers:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:  # gone
+            continue
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        if fields["Name"] == "rank-0" and int(fields["PPid"]) in agents:
+            return pid
     raise AssertionError(f"no rank below the agent at {address}")
 
 

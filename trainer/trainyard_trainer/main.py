@@ -18,7 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
         "agent",
         help="process 1 of a pod: wait for an assignment, run its ranks, report",
         description="Settings come from the environment: TRAINYARD_TOKEN_FILE, TRAINYARD_BIND, TRAINYARD_MASTER_PORT, "
-        "TRAINYARD_TERMINATION_LOG, TRAINYARD_GRACE_SECONDS, TRAINYARD_NAMESPACE, TRAINYARD_RUN, TRAINYARD_STAGE.",
+        "TRAINYARD_TERMINATION_LOG, TRAINYARD_GRACE_SECONDS, TRAINYARD_NAMESPACE, TRAINYARD_RUN, TRAINYARD_STAGE, "
+        "TRAINYARD_KIND.",
     )
     parser.parse_args(arguments)
 

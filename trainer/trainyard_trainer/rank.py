@@ -25,7 +25,7 @@ from .group import Group
 from .scratch import is_folder, make_scratch
 
 CRASHED = 1
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 
 
 def main() -> NoReturn:
@@ -33,6 +33,7 @@ def main() -> NoReturn:
     faulthandler.enable()
     die_with_agent()
     group = Group.from_environment()
+    ctypes.CDLL(None).prctl(PR_SET_NAME, f"rank-{group.rank}".encode())  # for whoever looks with top or ps
     stopping.leave_on_sigterm(lambda: leave(fail(group, StopRequested(stopping.NOTHING_TO_SAVE))))
     leave(run(group))
 

@@ -98,6 +98,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
         "TRAINYARD_NAMESPACE": namespace,
         "TRAINYARD_RUN": name,
         "TRAINYARD_STAGE": stage.name,
+        "TRAINYARD_KIND": stage.kind,
         "TRAINYARD_TOKEN_FILE": TOKEN_FILE,
         "TRAINYARD_MASTER_PORT": str(MASTER_PORT),
         "TRAINYARD_GRACE_SECONDS": str(grace),

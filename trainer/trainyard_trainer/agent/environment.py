@@ -22,6 +22,8 @@ class Environment:
     termination_log: Path
     grace_seconds: float
     """From SIGTERM to the SIGKILL of this process."""
+    kind: str
+    """Of the stage that ranks will run; empty where that isn't known yet."""
     labels: dict[str, str]
     """namespace, run and stage, for metrics."""
 
@@ -34,6 +36,7 @@ class Environment:
             master_port=int(variables.get("TRAINYARD_MASTER_PORT", MASTER_PORT)),
             termination_log=Path(variables.get("TRAINYARD_TERMINATION_LOG", TERMINATION_LOG)),
             grace_seconds=float(variables.get("TRAINYARD_GRACE_SECONDS", 60)),
+            kind=variables.get("TRAINYARD_KIND", ""),
             labels={name: variables.get(f"TRAINYARD_{name.upper()}", "") for name in ("namespace", "run", "stage")},
         )
 

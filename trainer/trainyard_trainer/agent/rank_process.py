@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +17,7 @@ from trainyard_api.protocol import Assignment, RankState, Report, Termination
 
 from .environment import Environment
 from .snapshots import Snapshots
+from .starting import Start, for_ranks
 
 PIPE_BYTES = 65_536
 """The most a pipe holds; also the longest line that is passed on in one piece."""
@@ -30,7 +30,12 @@ class RankProcess:
     """One rank, from its start to its end."""
 
     def __init__(
-        self, rank: int, variables: Mapping[str, str], descriptors: Iterable[int], on_report: Callable[[Report], None]
+        self,
+        rank: int,
+        variables: Mapping[str, str],
+        descriptors: Iterable[int],
+        start: Callable[[Start], int],
+        on_report: Callable[[Report], None],
     ) -> None:
         """Start it with these environment variables, and with these descriptors under the same numbers as here."""
         self.rank = rank
@@ -42,23 +47,13 @@ class RankProcess:
         self._on_report = on_report
         output, output_end = os.pipe()
         reports, reports_end = os.pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "trainyard_trainer.rank"],
-            env={**os.environ, **variables, "TRAINYARD_REPORT_FD": str(reports_end)},
-            stdin=subprocess.DEVNULL,
-            stdout=output_end,
-            stderr=subprocess.STDOUT,
-            pass_fds=[reports_end, *descriptors],
-        )
+        reports_end = for_ranks(reports_end)
+        variables = {**variables, "TRAINYARD_REPORT_FD": str(reports_end)}
+        self.pid = start(Start(variables, output_end, [reports_end, *descriptors]))
         os.close(output_end)
         os.close(reports_end)
         self._output = _Lines(output, self._print)
         self._reports = _Lines(reports, self._report)
-
-    @property
-    def pid(self) -> int:
-        """The process."""
-        return self._process.pid
 
     @property
     def state(self) -> RankState:
@@ -69,7 +64,7 @@ class RankProcess:
         """Ask it to save and leave."""
         if self.exit_code is None:
             self.asked_to_stop = True
-            os.kill(self.pid, signal.SIGTERM)  # Popen's own way would reap it behind the agent's back
+            os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """End it, now."""
@@ -84,7 +79,7 @@ class RankProcess:
 
     def ended(self, exit_code: int) -> None:
         """Take note that the process was reaped, and hear its last words."""
-        self._process.returncode = self.exit_code = exit_code
+        self.exit_code = exit_code
         if unfinished := self._output.finish():
             self._print(unfinished)
         self._reports.finish()

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from trainyard_api.protocol import SnapshotState
 
 from ..held import Held
+from .starting import for_ranks
 
 SLOTS = 2
 PIECE_BYTES = 1024 * 1024
@@ -41,7 +42,7 @@ class Snapshots:
     def slots(self, local_rank: int) -> tuple[int, ...]:
         """The descriptors of a local rank's slots, the same ones in each attempt."""
         while len(self._slots) <= local_rank:
-            self._slots.append(tuple(os.memfd_create("trainyard-slot", os.MFD_CLOEXEC) for _ in range(SLOTS)))
+            self._slots.append(tuple(for_ranks(os.memfd_create("trainyard-slot")) for _ in range(SLOTS)))
         return self._slots[local_rank]
 
     def note(self, local_rank: int, said: SnapshotState) -> None:
@@ -87,7 +88,7 @@ class Snapshots:
             used -= before.bytes
         if used + size > budget:
             raise NoRoomError(f"{used + size} bytes are needed and {budget} allowed; raise checkpoint.memoryBudget")
-        memory = os.memfd_create("trainyard-copy", os.MFD_CLOEXEC)
+        memory = for_ranks(os.memfd_create("trainyard-copy"))
         self._arriving += size
         try:
             await _fill(memory, size, pieces, sha256)

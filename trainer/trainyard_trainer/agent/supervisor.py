@@ -19,6 +19,7 @@ from .environment import Environment, hold_port_again
 from .events import ProgressLog, log, log_reports
 from .rank_process import RankProcess, rank_variables
 from .snapshots import Snapshots
+from .starting import Start, Warm, fresh
 
 FAILED_GROUP_SECONDS = 1
 """How long ranks may take to leave after one failed. They have nothing left to save, and may hang on the dead one; those
@@ -26,6 +27,8 @@ that notice its end by themselves say so within milliseconds.
 """
 FINAL = (ExitCode.DONE, ExitCode.PERMANENT)
 """Ends that no further attempt changes."""
+WARMED = ("pretrain", "evaluate")
+"""Kinds of stages whose ranks import for seconds."""
 
 
 class RefusedError(Exception):
@@ -49,6 +52,7 @@ class Agent:
         self._stop_requested = False
         self._peers: dict[int, PeerState] = {}
         self._progress_log = ProgressLog(asyncio.get_running_loop().time)
+        self._warm = Warm(environment.kind, self._start_if_due) if environment.kind in WARMED else None
 
     @property
     def assignment(self) -> Assignment | None:
@@ -141,7 +145,10 @@ class Agent:
         return self._attempt is not None and self._attempt.running
 
     def _start(self) -> None:
+        """Start the ranks of the assignment, now or when the warm process is ready."""
         assert self._assignment
+        if self._warm and not self._warm.usable():
+            return
         if self._held_port:
             self._held_port.close()
             self._held_port = None
@@ -149,12 +156,22 @@ class Agent:
         self._attempt = Attempt(self._assignment.attempt, map(self._start_rank, local_ranks))
         self._publish_ranks(phase="running")
 
+    def _start_if_due(self) -> None:
+        """Start ranks that have been waiting for the warm process."""
+        place, attempt = self._assignment, self._attempt
+        waiting = place is not None and (attempt is None or attempt.number != place.attempt)
+        if waiting and not self._running and not self._stop_requested and not self.terminated.done():
+            self._start()
+
     def _start_rank(self, local_rank: int) -> RankProcess:
         assert self._assignment
         place = rank_variables(self._assignment, local_rank, self._environment, self.snapshots)
         descriptors = {*self.snapshots.slots(local_rank), *(held.fd for held in self.snapshots.whole)}
         hear = self._listener(self._assignment.attempt, local_rank)
-        return RankProcess(int(place["RANK"]), place, descriptors, hear)
+        return RankProcess(int(place["RANK"]), place, descriptors, self._start_process, hear)
+
+    def _start_process(self, start: Start) -> int:
+        return (self._warm and self._warm.fork(start)) or fresh(start)
 
     def _listener(self, attempt: int, local_rank: int) -> Callable[[Report], None]:
         """Hears the reports of one attempt's rank; once that is over, only what becomes of its slots."""
