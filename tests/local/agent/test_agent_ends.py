@@ -118,12 +118,6 @@ def test_an_agent_that_waits_for_its_next_place_ends_with_20_when_it_is_stopped(
     assert agent.termination.cause == "Stopped"
 
 
-def test_without_addresses_an_attempt_that_fails_ends_the_agent(agent):
-    assert agent.put(agent.assignment("1 / 0").model_copy(update={"addresses": []}))[0] == 200
-    assert agent.end() == 1
-    assert agent.termination.message == "ZeroDivisionError: division by zero"
-
-
 def test_a_rank_that_is_killed_takes_the_others_along_and_is_named_as_the_first_failure(agent):
     source = f"print('rank', group.rank, 'runs')\ngroup.report(progress={{'step': 4, 'steps': 9}})\n{STOPS}"
     agent.assign(source, ranks=2)

@@ -37,7 +37,7 @@ async def tell_first(agent: Agent, token: str) -> None:
 
 
 def _news(agent: Agent) -> PeerState | None:
-    """What there is to tell; nothing before an assignment, where agent 0 is ourselves, or where it has no address."""
+    """What there is to tell; nothing before an assignment, where agent 0 is ourselves, or where its address is not known."""
     place, state = agent.assignment, agent.board.state
     if place is None or place.worker == 0 or not place.addresses:
         return None

@@ -219,8 +219,7 @@ class Agent:
 
     def _attempt_ended(self, why: Termination) -> None:
         assert self._assignment
-        # An operator that gives no addresses learns of a failure from the end of a pod.
-        if why.exit_code in FINAL or self._stop_requested or not self._assignment.addresses:
+        if why.exit_code in FINAL or self._stop_requested:
             self._terminate(why)
             return
         port = self.board.state.master_port
