@@ -1,5 +1,5 @@
 """Random processes of a run are killed at random moments, agents, ranks, writers and warm ones, and the run is held against one
-that was left alone. `tests/local/test_random_kills.py` is the short form, `python -m benchmarks.checkpoint --kills N` any other.
+that was left alone. `tests/local/test_random_kills.py` is the short form, `python -m benchmarks.checkpoint --kills N` the long.
 
 What is drawn follows from the seed, as far as timing lets it.
 """
@@ -31,7 +31,7 @@ from training import shard_digests
 
 STEPS_A_KILL = 15
 """Of the run, so that something is left to disturb for the last one."""
-IN_TRAINING = 0.3
+IN_TRAINING = 0.5
 """Share of kills that wait for training to go on; the others hit whatever is under way, often the start of an attempt."""
 STEPS_BETWEEN, SECONDS_BETWEEN = 15, 1.5
 """At most, from one kill to the next."""
