@@ -34,7 +34,7 @@ lint: $(INSTALLED) ## formatting, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: lint prometheus ## lint, unit, property, local, chart, rules; no cluster
-	$(BIN)/pytest --ignore tests/kind
+	$(BIN)/pytest --ignore tests/kind -n logical --dist loadfile
 
 test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leaves nothing behind
 	images/cluster.sh up && $(BIN)/pytest tests/kind; code=$$?; images/cluster.sh down; exit $$code

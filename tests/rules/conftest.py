@@ -23,7 +23,7 @@ def prometheus_binary() -> Path:
     return Path(found).absolute()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prometheus(prometheus_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Prometheus after some scrapes of the run, whose rank was killed once, and which trains on."""
     folder = tmp_path_factory.mktemp("prometheus")

@@ -17,8 +17,10 @@ def device() -> Iterator[torch.device]:
         patch.setenv("MASTER_PORT", "0")
         patch.setenv("GLOO_SOCKET_IFNAME", "lo")
         patch.setenv("LOCAL_RANK", "0")
-        patch.setenv("PATH", "/nowhere")
-        yield processes.join(a_group(Path("/storage/base"), Path("/storage/corpus")))
+        with patch.context() as hidden:
+            hidden.setenv("PATH", "/nowhere")  # nor a compiler: joining is not to build anything
+            device = processes.join(a_group(Path("/storage/base"), Path("/storage/corpus")))
+        yield device
         processes.leave()
 
 
