@@ -18,6 +18,8 @@ class FaultyProxy:
 
     def __init__(self, endpoint: str) -> None:
         self.fault: Fault | None = None
+        self.met_by = ""
+        """What is in the path of the requests that meet it."""
         self.hits = 0
         """Requests that met the fault."""
         self._mended = threading.Event()
@@ -29,9 +31,9 @@ class FaultyProxy:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def break_down(self, fault: Fault) -> None:
-        """Have this fault from now on."""
-        self.hits = 0
+    def break_down(self, fault: Fault, met_by: str = "") -> None:
+        """Have this fault from now on, for requests with this in their path."""
+        self.hits, self.met_by = 0, met_by
         self._mended.clear()
         self.fault = fault
 
@@ -48,7 +50,7 @@ class FaultyProxy:
 
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                if (fault := proxy.fault) is None:
+                if (fault := proxy.fault) is None or proxy.met_by not in self.path:
                     self._pass_on(body)
                     return
                 proxy.hits += 1

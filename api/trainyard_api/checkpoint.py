@@ -29,6 +29,7 @@ ATTEMPTS = "attempts"
 MANIFEST = "manifest.json"
 BAD = "bad.json"
 _NAME = re.compile(r"step-(\d+)-a(\d+)")
+_WRITTEN_BY = re.compile(rf"{ATTEMPTS}/(\d+)\.json|step-\d+-a(\d+)/.+")
 _CHUNK_BYTES = 4 * PART_BYTES
 _REQUESTS = 8
 """Under way at once where there is a request for each of many things."""
@@ -139,6 +140,12 @@ class Found:
 def attempt_path(attempt: int) -> str:
     """`attempts/00000003.json`"""
     return f"{ATTEMPTS}/{attempt:08}.json"
+
+
+def written_by(path: str) -> int | None:
+    """The attempt that a path is of; None if it is of none."""
+    found = _WRITTEN_BY.fullmatch(path)
+    return int(found[1] or found[2]) if found else None
 
 
 def attempts(checkpoints: Storage) -> list[int]:

@@ -10,9 +10,10 @@ mend. A store that does not answer fails within half a minute (3 more tries on t
 
 import errno
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ _PARTS = 10_000
 """S3 takes no more of them."""
 _SECONDS = 30.0
 """For a request with all its retries, per PART_BYTES: slower than 1 MiB/s is as good as dead."""
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}")
+"""What a file is called until it is whole."""
 _S3 = {
     "use_listings_cache": False,  # others write here too
     "config_kwargs": {
@@ -66,6 +69,11 @@ class Storage(Protocol):
 
     def remove(self, path: str) -> None:
         """Delete the thing, or all that is below it; what isn't there is fine."""
+
+    def tidy(self, over: Callable[[str], bool]) -> None:
+        """Delete what writes have left that were cut off, of the things below for which `over(path)`: nobody sees it, but
+        it takes room. A write of one of those that is under way all the same fails.
+        """
 
 
 def open_storage(uri: str) -> Storage:
@@ -145,6 +153,12 @@ class Files:
         with suppress(FileNotFoundError):
             shutil.rmtree(place) if place.is_dir() else place.unlink()
 
+    def tidy(self, over: Callable[[str], bool]) -> None:
+        for folder, _, names in os.walk(self.folder):
+            for temporary in filter(None, map(_TEMPORARY.fullmatch, names)):
+                if over(Path(folder, temporary[1]).relative_to(self.folder).as_posix()):
+                    Path(folder, temporary[0]).unlink(missing_ok=True)
+
 
 class Objects:
     """A prefix of an object store that fsspec knows. Credentials and endpoint of S3 come from AWS_… in the environment."""
@@ -212,6 +226,29 @@ class Objects:
         """One by one: a bulk deletion would not say which it refused."""
         with self._told(path), ThreadPoolExecutor(_PARALLEL) as pool:
             list(pool.map(lambda key: self._ask("rm_file", key), self._ask("find", self._key(path))))
+
+    def tidy(self, over: Callable[[str], bool]) -> None:
+        """Parts of large things that were never put together. Other stores than S3 show none."""
+        if not hasattr(self._store, "call_s3"):
+            return
+        bucket, key, _ = self._store.split_path(self._root)
+        prefix = f"{key}/" if key else ""
+        with self._told(""):
+            for upload in self._uploads(bucket, prefix):
+                if over(upload["Key"].removeprefix(prefix)):
+                    where = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    with suppress(FileNotFoundError):  # it has come to its end meanwhile
+                        self._ask("call_s3", "abort_multipart_upload", **where)
+
+    def _uploads(self, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+        """Those that have begun and not ended."""
+        after: dict[str, Any] = {}
+        while True:
+            page = self._ask("call_s3", "list_multipart_uploads", Bucket=bucket, Prefix=prefix, **after)
+            yield from page.get("Uploads", [])
+            if not page.get("IsTruncated"):
+                return
+            after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def _write_parts(self, key: str, content: memoryview) -> None:
         """As S3 takes large things; only the parts that are under way are copied, and none is seen before the last."""

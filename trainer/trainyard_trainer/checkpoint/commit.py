@@ -16,6 +16,7 @@ from trainyard_api.checkpoint import (
     held_out_loss,
     look,
     read_attempt,
+    written_by,
 )
 from trainyard_api.retention import best_steps, prunable
 from trainyard_api.storage import Storage
@@ -43,6 +44,8 @@ def begin(checkpoints: Storage, record: Attempt) -> None:
         if found.state in ("unfinished", "void") and found.name.attempt < record.attempt:
             with suppress(OSError):  # a writer that isn't dead yet may be at it, and it does no harm
                 remove(checkpoints, found.name)
+    with suppress(OSError):  # nobody sees it: it only takes room
+        checkpoints.tidy(lambda path: (by := written_by(path)) is not None and by < record.attempt)
 
 
 def commit(

@@ -84,9 +84,12 @@ def _commit(checkpoints: Storage, what: dict[str, Any]) -> dict[str, Any]:
 def _write(
     checkpoints: Storage, name: Name, file: str, abandoned: list[int] | None, memory: mmap.mmap
 ) -> dict[str, Any]:
-    if abandoned and Name(*abandoned) != name:
+    if abandoned:
+        left = Name(*abandoned)
         with suppress(OSError):  # whatever is wrong with this storage, writing to it will tell
-            remove(checkpoints, Name(*abandoned))
+            if left != name:
+                remove(checkpoints, left)
+            checkpoints.at(str(left)).tidy(lambda path: path == file)  # of a writer of this rank that was killed
     with memoryview(memory) as content, ThreadPoolExecutor(1) as pool:
         digest = pool.submit(hashlib.sha256, content)
         checkpoints.write(f"{name}/{file}", content)
