@@ -244,7 +244,8 @@ class CheckpointSettings(Model):
     `auto` chooses them by what saving costs and how often the run fails, up to an hour: docs/stages.md.
     """
     max_age_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Fail when saving has trouble and the newest checkpoint is older than this; without it, training always goes on."""
+    """Fail when the newest checkpoint is older than this and saving fails, or one save takes longer than this; without it,
+    training always goes on."""
     keep: Annotated[int, Field(ge=2, le=1000)] = 2
     """Checkpoints to keep; at least two, so that a bad one never stands alone."""
     keep_every: Annotated[int, Field(ge=1, le=100_000_000)] | None = None

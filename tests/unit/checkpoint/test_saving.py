@@ -240,3 +240,26 @@ def test_without_trouble_no_checkpoint_is_too_old(group: Group, engine: Engine) 
     began = time.monotonic()
     with Training(group, engine, every_steps=1_000_000, max_age_seconds=1) as loop:
         loop.until(lambda: time.monotonic() > began + 1.5, "time passes")
+
+
+def test_a_save_that_is_merely_slow_ends_no_run_however_old_the_checkpoint_before_it_is(
+    group: Group, engine: Engine
+) -> None:
+    with Training(group, engine, every_steps=10, max_age_seconds=2) as loop:
+        began = time.monotonic()
+        loop.train(9)
+        eventually(lambda: time.monotonic() > began + 2, 10, "the age that is allowed")
+        with stopped(loop.writer):
+            loop.train(12)
+            assert loop.trouble == "step 20 is not saved: storage is still busy with step 10"
+        loop.until(lambda: loop.told, "a commit")
+
+
+def test_a_save_that_does_not_end_ends_the_run_also_if_no_other_comes_due(group: Group, engine: Engine) -> None:
+    too_old = pytest.raises(
+        PermanentError, match=r"1 s old; step \d+ is not saved: storage is still busy with step 1000;"
+    )
+    with Training(group, engine, every_steps=1000, max_age_seconds=1) as loop, stopped(loop.writer), too_old:
+        loop.train(1000)
+        eventually(lambda: time.monotonic() > loop.saving._save.started + 1, 10, "the age that is allowed")
+        loop.train(2)

@@ -11,8 +11,9 @@ are done is there a collective, once a phase, for digests and failures.
 
 Memory is bounded: a save that comes due while the last one is under way is skipped, and counted. So a snapshot that is
 overwritten is never one that is being written, nor the last one that all ranks have whole.
-A save that fails is reported and tried again when the next one comes due; training stops for it only past
-`checkpoint.maxAgeSeconds`. The last save, and the one on a stop, are waited for.
+A save that fails is reported and tried again when the next one comes due. Training stops for it only past
+`checkpoint.maxAgeSeconds`: with no checkpoint for so long, and the last save failed or itself under way for so long.
+Storage that is merely slower than saves come due stops nothing. The last save, and the one on a stop, are waited for.
 """
 
 import time
@@ -133,27 +134,32 @@ class Saving:
         """
         now, first = time.monotonic(), self._group.rank == 0
         self._cost.step(now - self._step_began - self._waited, beside_a_save=self._save is not None)
-        every, limit = self._every, self._settings.max_age_seconds
-        due = every is not None and now >= self._due_since + every
-        too_old = limit is not None and bool(self._trouble) and now >= self._safe_since + limit
-        return self._busy(), first and due, first and too_old
+        due = self._every is not None and now >= self._due_since + self._every
+        return self._busy(), first and due, first and self._too_old(now)
+
+    def _too_old(self, now: float) -> bool:
+        """Whether the newest checkpoint is older than allowed, and that is not because a slow save has yet to end."""
+        limit = self._settings.max_age_seconds
+        if limit is None or now < self._safe_since + limit:
+            return False
+        return bool(self._abandoned) or (self._save is not None and now >= self._save.started + limit)
 
     def after_step(self, step: int, busy: float, due: float, too_old: float) -> None:
         """Take the turns that are due after `step`."""
         started = time.monotonic()
         if self._save and not busy:
             self._turn(started)
-        if too_old:
+        elif too_old:
             raise PermanentError(
                 f"pretrain.checkpoint.maxAgeSeconds: the newest checkpoint is more than {self._settings.max_age_seconds} s "
-                f"old; {self._trouble}; mend the storage and start the run again, or raise the limit"
+                f"old; {self._trouble or self._not_saved(step)}; mend the storage and start the run again, or raise the limit"
             )
         interval = self._settings.steps_interval
         if due or (interval and step % interval == 0):
             self._due_since = started
             if self._save:
                 self._skipped += 1
-                self._trouble = f"step {step} is not saved: storage is still busy with step {self._save.name.step}"
+                self._trouble = self._not_saved(step)
                 self._say()
             else:
                 self._begin(step, started)
@@ -177,6 +183,10 @@ class Saving:
             if not (failures := self._wait()):
                 return
         raise_any(failures)
+
+    def _not_saved(self, step: int) -> str:
+        assert self._save
+        return f"step {step} is not saved: storage is still busy with step {self._save.name.step}"
 
     def _begin(self, step: int, started: float) -> None:
         self._writer.revive()
