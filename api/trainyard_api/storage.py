@@ -19,6 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from .direct import write_all
+
 PART_BYTES = 8 * 1024 * 1024
 """Of a large transfer, so many bytes are one request; `_PARALLEL` of them are under way at once."""
 _PARALLEL = 4
@@ -137,9 +139,7 @@ class Files:
         temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
         try:
             with open(temporary, "xb", buffering=0) as opened:
-                rest = memoryview(content)
-                while rest:
-                    rest = rest[opened.write(rest) :]
+                write_all(opened.fileno(), memoryview(content))
                 os.fsync(opened.fileno())
             os.replace(temporary, file)
         except BaseException:
