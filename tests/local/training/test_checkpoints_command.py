@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from object_store import connected_to, object_store
-from training import TINY, Ranks, a_job, committed_steps
+from training import TINY, Ranks, a_job, committed_steps, held_out_losses
 from trainyard_api.checkpoint import Name
 from trainyard_api.storage import Files
 from trainyard_operator.cli.checkpoints import checkpoints_command
@@ -47,6 +47,11 @@ class Trained:
         """The folder of a checkpoint, 0 … 3."""
         return self.folder / str(Name(self.steps[number], 1))
 
+    def held_out_losses(self) -> list[float]:
+        """That training has written down for each."""
+        written = held_out_losses(self.folder.parent)
+        return [written[step] for step in self.steps]
+
 
 @pytest.fixture(scope="module")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
@@ -55,7 +60,13 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     home.write_run(MANIFEST)
     output = home.volume("training") / "default/tiny/base"
     output.parent.mkdir(parents=True)
-    settings = TINY | {"steps": 60, "checkpoint": {"everySteps": 5, "keep": 4}}
+    settings = TINY | {
+        "steps": 60,
+        "optimizer": {"learningRate": 1},  # so that losses go up and down
+        "schedule": {"warmupSteps": 40, "finalFraction": 1},
+        "validation": {"everySteps": 5, "sequences": 5},
+        "checkpoint": {"everySteps": 5, "keep": 4},
+    }
     Ranks(a_job("pretrain", output, settings, {"data": corpus})).succeed()
     return Trained(root, committed_steps(output))
 
@@ -147,6 +158,21 @@ def test_show_tells_what_a_checkpoint_holds(home: Trained, checkpoints: Command)
     manifest = json.loads((home.step(3) / "manifest.json").read_text())
     assert json.loads(checkpoints("show", "tiny", "-o", "json").out) == manifest
     assert json.loads(checkpoints("show", str(home.step(3)), "-o", "json").out) == manifest
+
+
+def test_held_out_losses_are_shown_and_the_best_kept(home: Trained, checkpoints: Command) -> None:
+    losses = home.held_out_losses()
+    as_json = json.loads(checkpoints("ls", "tiny", "-o", "json").out)
+    assert [each["heldOutLoss"] for each in as_json] == pytest.approx(losses)
+    heading, *rows = checkpoints("ls", "tiny").out.splitlines()
+    column = heading.index("HELD-OUT")
+    assert [row[column:].split()[0] for row in rows] == [f"{loss:.4f}" for loss in losses]
+    for at, loss in zip(home.steps, losses, strict=True):
+        assert f"held-out loss: {loss:.4f}" in checkpoints("show", "tiny", "--step", str(at)).out
+
+    best = sorted(range(4), key=losses.__getitem__)[:2]
+    assert checkpoints("prune", "tiny", "--keep", "1", "--best", "2").code == 0
+    assert names(home) == [home.step(number).name for number in sorted({*best, 3})]
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
