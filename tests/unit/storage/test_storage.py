@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faulty_proxy import faulty_proxy
 from object_store import ObjectStore, connected_to, object_store
 from trainyard_api.storage import PART_BYTES, Storage, open_storage, read_into
 
@@ -130,3 +131,13 @@ PROMISES: list[Callable[[Storage], None]] = [
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
 def test_storage_keeps_its_promises(storage: Storage, promise: Callable[[Storage], None]) -> None:
     promise(storage)
+
+
+def test_a_store_that_does_not_answer_is_given_up(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainyard_api.storage._SECONDS", 1.0)
+    with faulty_proxy(server.endpoint) as proxy, connected_to(ObjectStore(server.process, proxy.endpoint)):
+        storage = open_storage(server.uri("runs"))
+        proxy.break_down("silent")
+        for ask in (lambda: storage.write("it", b"content"), lambda: storage.write("it", LARGE), storage.names):
+            with pytest.raises(TimeoutError, match="s3://training/runs"):
+                ask()
