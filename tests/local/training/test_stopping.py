@@ -41,6 +41,8 @@ def tell(ranks: Ranks, *told: int) -> None:
 STOPPED = [ExitCode.STOPPED] * 2
 AT_ONCE = {
     "before the ranks are connected": ("pretrain", f"{STAGES}.pretrain:processes.join", (), STOPPED),
+    "while data are opened": ("pretrain", f"{STAGES}.pretrain:TokenShards", (), STOPPED),
+    "while the model is built": ("pretrain", f"{STAGES}.pretrain:build_model", (), STOPPED),
     "while a checkpoint is looked for": ("pretrain", f"{STAGES}.pretrain:Checkpoints.newest", (), STOPPED),
     "in the first step": ("pretrain", TRAIN_STEP, (), STOPPED),
     "when one rank alone is told, its peer loses it": (
@@ -89,6 +91,7 @@ def resumed(job: Job, attempt: int = 2) -> int:
 
 AGREED = {
     "between two saves": (TRAIN_STEP, 6, 6),
+    "while a batch is read": (f"{STAGES}.pretrain:Batches.micro_batches", 6, 6),
     "at the last step": (TRAIN_STEP, LAST, LAST),
     "in a validation": (f"{STAGES}.pretrain:Engine.sequence_losses", 3, 4),
     "in the validation of the last step": (f"{STAGES}.pretrain:Engine.sequence_losses", 23, LAST),
