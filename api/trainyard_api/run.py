@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from .model import Model, rule, transition
+from .in_flight import fixed_rules
+from .model import Model, rule
 from .names import MAX_RUN_AND_STAGE
 from .quantity import Quantity, whole
 from .rules import MAX_STAGES, indivisible_rule, reference_rules, references
@@ -166,6 +167,12 @@ class Spec(Model):
     Lists of named things (containers, env, volumes) merge by name, as in a strategic merge patch.
     """
     recovery: Recovery = Recovery()
+    suspend: bool = False
+    """Stop the pods, which save first, and make no others until this is false again; then the run goes on from there."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=315_360_000)] | None = None
+    """How long groups of pods may run, all in all; then they save, and the run fails. Neither waiting nor suspension counts."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=315_360_000)] | None = None
+    """So long after its end the run is deleted, with its pods and their logs; artifacts stay."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Decides initial weights and the order of data."""
     stages: Annotated[list[Stage], Field(min_length=1, max_length=MAX_STAGES)]
@@ -180,7 +187,6 @@ class Spec(Model):
         ),
         *reference_rules(),
         indivisible_rule(),
-        transition("self == oldSelf", "the spec of a run can't change; delete the run and apply a new one"),
     )
 
     def stage_workers(self, stage: Stage) -> int:
@@ -249,6 +255,7 @@ class TrainingRun(Model):
             "named after both; shorten one",
             "metadata.name",
         ),
+        *fixed_rules(Spec),
     )
 
     @property

@@ -20,6 +20,8 @@ class Phase(StrEnum):
     RUNNING = "Running"
     RECOVERING = "Recovering"
     """Something died; the group is being made anew."""
+    SUSPENDED = "Suspended"
+    """Nothing of it runs, as spec.suspend asks."""
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -40,6 +42,8 @@ class Reason(StrEnum):
     STARTING_RANKS = "StartingRanks"
     TRAINING = "Training"
     STAGE_RUNNING = "StageRunning"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
     # recovering, named for the cause
     PROCESS_FAILED = "ProcessFailed"
     OUT_OF_MEMORY = "OutOfMemory"
@@ -55,6 +59,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     PERMANENT_ERROR = "PermanentError"
     TOO_MANY_FAILURES = "TooManyFailures"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
 
 
 class Progress(Reported):
@@ -201,6 +206,10 @@ class Status(Reported):
     """When all pods of this attempt had a node: startSeconds count from here."""
     ready_time: str | None = None
     """When all pods of this attempt ran. It is on record before any agent is given its place: no pod is exchanged after."""
+    active_seconds: float = 0.0
+    """How long groups have run, all in all, until `active_since`: what activeDeadlineSeconds bounds."""
+    active_since: str | None = None
+    """Since when the group that runs now counts as well; it does from ready_time until the attempt has ended."""
     start_time: str | None = None
     end_time: str | None = None
     progress: Progress | None = None

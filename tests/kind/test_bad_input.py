@@ -27,13 +27,19 @@ def test_apply_takes_the_run_that_those_mistakes_were_made_in(namespace: Namespa
     kubectl("-n", namespace.name, "create", "--dry-run=server", "-f", "-", given=json.dumps(GOOD))
 
 
-def test_a_spec_can_not_be_changed_in_flight(namespace: Namespace) -> None:
-    manifest = small_run("fixed", image="localhost:5001/no-such-image:1")
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seed", 1), ("image", "localhost:5001/other:1"), ("template", {"spec": {"nodeSelector": {"pool": "b"}}})],
+)
+def test_what_a_run_makes_can_not_be_changed_in_flight(field: str, value: Any, namespace: Namespace) -> None:
+    manifest = small_run(f"fixed-{field}", suspend=True, template={"spec": {"nodeSelector": {"pool": "a"}}})
     namespace.apply(manifest)
-    manifest["spec"]["seed"] = 1
+    manifest["spec"][field] = value
     answer = kubectl("-n", namespace.name, "apply", "-f", "-", given=json.dumps(manifest), check=False)
     assert answer.returncode != 0
-    assert "delete the run and apply a new one" in answer.stderr
+    assert f"spec.{field}" in answer.stderr
+    assert f"{field} can't change in flight" in answer.stderr
+    assert "delete the run, whose artifacts stay, and apply a new one" in answer.stderr
 
 
 def with_sources(manifest: dict[str, Any], **source: Any) -> dict[str, Any]:
