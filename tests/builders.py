@@ -54,8 +54,8 @@ def pod(worker: int = 0, stage: str = "base", attempt: int = 2, node: str = "nod
 
 
 def ended(code: int, worker: int = 0, seconds_ago: float = 1, reason: str = "Error", **kwargs: Any) -> dict[str, Any]:
-    """A pod whose process has ended with `code`; `cause`, `message` and `artifact` go into its termination log."""
-    said = {name: kwargs.pop(name) for name in ("cause", "message", "artifact") if name in kwargs}
+    """A pod whose process has ended with `code`; cause, message, artifact and checkpoint go into its termination log."""
+    said = {name: kwargs.pop(name) for name in ("cause", "message", "artifact", "checkpoint") if name in kwargs}
     log = Termination(exit_code=code, time=format_time(ago(seconds_ago)), **{"cause": "Crashed", **said})
     state = {
         "exitCode": code,
@@ -127,8 +127,9 @@ class Case:
             phase, Reason.STAGE_PENDING
         )
         known = {"phase": phase, "reason": reason, "stage": stage, "attempt": attempt, "stages": stages}
+        known["observed_generation"] = 1
         if phase in (Phase.STARTING, Phase.RUNNING):
-            known["ready_time"] = format_time(ago(10))
+            known["ready_time"] = known["active_since"] = format_time(ago(10))
         status = Status.model_validate({**known, "workers": {"desired": 2, "ready": 2}, **fields})
         return replace(self, status=status)
 

@@ -28,6 +28,11 @@ from local_runs import (
 )
 from training import committed as folder_of
 from training import committed_steps
+from trainyard_api.status import Phase
+from trainyard_operator.cli.inputs import read_run_file
+from trainyard_operator.cli.local_run import LocalRun
+from trainyard_operator.cli.taking_up import new_run
+from trainyard_operator.cluster.home import Home
 
 
 def page(url: str) -> str:
@@ -131,6 +136,39 @@ async def test_interrupted_it_saves_and_the_same_command_goes_on_to_the_same_wei
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert stored(tmp_path)["status"].get("recoveries", []) == []
     assert weights(tmp_path) == weights(undisturbed)
+
+
+async def test_suspended_it_saves_and_resumed_it_goes_on_to_the_same_weights(undisturbed: Path, tmp_path: Path) -> None:
+    file = write_run(tmp_path, TRAINED)
+    local = LocalRun(Home(tmp_path / ".trainyard"), new_run(read_run_file(file, None)))
+    await local.start()
+    try:
+        await until(lambda: steps_done(tmp_path) >= 13, "13 steps", DEADLINE)
+        await local.cluster.change_spec(local.key, suspend=True)
+        await until(lambda: local.status().phase == Phase.SUSPENDED, "the suspension", DEADLINE)
+        assert nothing_lives(tmp_path)
+        suspended = local.status()
+        assert suspended.checkpoint
+        assert suspended.checkpoint.step == committed(tmp_path)[-1] == steps_done(tmp_path)
+        assert (suspended.observed_generation, suspended.active_since) == (2, None)
+        await local.cluster.change_spec(local.key, suspend=False)
+        await until(lambda: local.status().phase == Phase.SUCCEEDED, "the end", DEADLINE)
+    finally:
+        await local.stop()
+    ended = local.status()
+    assert (ended.restarts.total, ended.recoveries, ended.observed_generation) == (0, (), 3)
+    assert ended.active_seconds > suspended.active_seconds > 0
+    assert [row["step"] for row in metrics(tmp_path) if "loss" in row] == list(range(1, PRETRAIN["steps"] + 1))
+    assert [each["reason"] for each in events(tmp_path)][1:3] == ["Suspended", "Resumed"]
+    assert weights(tmp_path) == weights(undisturbed)
+
+
+def test_a_file_that_suspends_its_run_starts_nothing_and_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path, TRAINED, suspend=True)
+    ended = trainyard(tmp_path, "run", "run.yaml", "--plain")
+    assert ended.returncode == 130
+    assert "tiny: Suspended (Suspended): spec.suspend is true; set it to false to begin" in ended.stdout
+    assert not made(tmp_path).exists()
 
 
 async def test_a_checkpoint_that_went_bad_is_told_and_the_one_before_leads_to_the_same_weights(

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from trainyard_api.status import Phase, Reason, Status
+from trainyard_api.status import FINISHED, Phase, Reason, Status
 
 from ..cluster.home import Home
 from ..cluster.local import LocalCluster
 from ..cluster.protocol import Manifest
+from ..decide.active import clocked
 from ..decide.observation import Pod, Settings, read_pod
 from ..observe.logs import JsonLines
 from ..observe.metrics import Metrics
@@ -32,24 +33,24 @@ class LocalRun:
         self._run = run
         queue = WorkQueue()
         self.store = Store(queue.add, _now)
-        self._cluster = LocalCluster(home, self.store)
-        self._agents = Agents(self.store, self._cluster)
+        self.cluster = LocalCluster(home, self.store)
+        self._agents = Agents(self.store, self.cluster)
         reconciler = Reconciler(
             self.store,
-            self._cluster,
+            self.cluster,
             self._agents,
             Settings(trainer_image=IMAGE),
             _now,
             on_status=lambda key, old, new: self.metrics.record_status(old, new),
         )
-        self._loop = Loop(queue, self.store, self._cluster, reconciler, _now, self.metrics.record_pass)
+        self._loop = Loop(queue, self.store, self.cluster, reconciler, _now, self.metrics.record_pass)
         self.metrics.show_queue(queue)
         self.metrics.show_runs(self.store.runs, _now)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> asyncio.Task[None]:
         """End what an earlier process left, and begin to reconcile. The loop that is returned ends only by an error."""
-        await self._cluster.open_run(self._run)
+        await self.cluster.open_run(self._run)
         self._log_to_file()
         self._task = asyncio.create_task(self._loop.run(), name="reconcile loop")
         return self._task
@@ -77,12 +78,12 @@ class LocalRun:
             self._task.cancel()
             await asyncio.wait({self._task})
         await self._agents.close()
-        await self._rest([read_pod(pod) for pod in await self._cluster.close(grace_seconds)])
+        await self._rest([read_pod(pod) for pod in await self.cluster.close(grace_seconds)])
 
     async def _rest(self, ended: list[Pod]) -> None:
         """Leave a status that is true of a run nobody drives, unless it has ended."""
         run, status = self.store.run(self.key), self.status()
-        if run is None or status.phase in (Phase.SUCCEEDED, Phase.FAILED):
+        if run is None or status.phase in (*FINISHED, Phase.SUSPENDED):
             return
         of_rank_0 = [pod for pod in ended if (pod.stage, pod.worker) == (status.stage, 0)]
         newest = max(of_rank_0, key=lambda pod: pod.attempt, default=None)
@@ -96,7 +97,7 @@ class LocalRun:
             "checkpoint": (said.checkpoint if said else None) or status.checkpoint,
             "waiting": None,
         }
-        await self._cluster.write_status(run, status.model_copy(update=update).wire())
+        await self.cluster.write_status(run, clocked(status.model_copy(update=update), _now()).wire())
 
     def _log_to_file(self) -> None:
         handler = logging.FileHandler(self.home.folder(*self.key) / "logs" / "operator.log")

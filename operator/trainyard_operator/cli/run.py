@@ -78,8 +78,8 @@ async def _drive(home: Home, manifest: Manifest, options: argparse.Namespace, co
 
 
 async def _watch(local: LocalRun, view: View, stop: asyncio.Task[None], parts: list[asyncio.Task[None]]) -> None:
-    """Show the run until it has finished or `stop` is done. Raises what ends any of the parts."""
-    while local.status().phase not in FINISHED and not stop.done():
+    """Show the run until it has finished, is suspended, or `stop` is done. Raises what ends any of the parts."""
+    while local.status().phase not in (*FINISHED, Phase.SUSPENDED) and not stop.done():
         view.show(local.status(), local.live_status())
         ended, _ = await asyncio.wait(parts, timeout=REFRESH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for part in ended:
@@ -104,7 +104,7 @@ def conclusion(home: Home, run: TrainingRun, status: Status) -> list[str]:
     """How the run has ended, what it made, and where everything lies."""
     folder = home.folder(*run.key)
     lines = ["", f"{run.metadata.name}: {words.headline(status)}"]
-    if status.phase not in FINISHED:
+    if status.phase not in (*FINISHED, Phase.SUSPENDED):
         at = f"at step {status.checkpoint.step} " if status.checkpoint else ""
         lines = ["", f"{run.metadata.name}: stopped {at}in stage {status.stage}; the same command resumes it"]
     if status.phase == Phase.FAILED:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from trainyard_api.in_flight import fixed_differences
 from trainyard_api.names import API_VERSION, KIND
 from trainyard_api.run import TrainingRun
 from trainyard_api.status import Phase, Reason, Status
@@ -15,6 +16,8 @@ from trainyard_api.storage import Storage, open_storage
 from ..cluster import processes
 from ..cluster.home import Home
 from ..cluster.protocol import Manifest
+from ..decide.active import clocked
+from ..decide.observation import parse_time
 from .inputs import InputError
 
 
@@ -23,16 +26,23 @@ def take_up(home: Home, run: TrainingRun, *, fresh: bool, say: Callable[[str], N
     key = run.key
     known = home.read_run(*key)
     if fresh:
-        discard(home, run, say)
+        discard(home, run, say, artifacts_too=True)
         known = None
     if known is None:
         return new_run(run)
-    if TrainingRun.read_stored({**known, "status": None}).spec != run.spec:
+    before = TrainingRun.read_stored({**known, "status": None}).spec
+    if differing := fixed_differences(run.spec, before):
         raise InputError(
-            f"metadata.name: a run {run.metadata.name} with another spec is in {home.folder(*key)}; "
-            "give this one another name, or discard that one, with all that it made, by --fresh"
+            f"metadata.name: a run {run.metadata.name} with another spec ({', '.join(differing)}) is in "
+            f"{home.folder(*key)}; give this one another name, or discard that one, with all that it made, by --fresh"
         )
-    return {**known, "status": resumed(Status.read_stored(known.get("status") or {})).wire()}
+    generation = known["metadata"].get("generation", 1) + (run.spec != before)
+    return {
+        **known,
+        "metadata": {**known["metadata"], "generation": generation},
+        "spec": run.spec.wire(),
+        "status": resumed(Status.read_stored(known.get("status") or {})).wire(),
+    }
 
 
 def new_run(run: TrainingRun) -> Manifest:
@@ -61,7 +71,7 @@ def resumed(status: Status) -> Status:
     """
     if status.phase == Phase.SUCCEEDED or status.stage is None:
         return Status() if status.stage is None else status
-    return status.model_copy(
+    ready = status.model_copy(
         update={
             "phase": Phase.PENDING,
             "reason": Reason.STAGE_PENDING,
@@ -80,16 +90,23 @@ def resumed(status: Status) -> Status:
             ),
         }
     )
+    return clocked(ready, _last_sign_of_life(status))
 
 
-def discard(home: Home, run: TrainingRun, say: Callable[[str], None]) -> None:
-    """Delete a run's status, logs and artifacts, after saying so. Its lock stays: we hold it."""
+def _last_sign_of_life(status: Status) -> datetime:
+    """When the run was last seen to do something, by a process that may have been killed since."""
+    known = (status.active_since, status.progress.heartbeat_time if status.progress else None)
+    return max((parse_time(time) for time in known if time), default=datetime.now(UTC))
+
+
+def discard(home: Home, run: TrainingRun, say: Callable[[str], None], *, artifacts_too: bool) -> None:
+    """Delete a run's status and logs, and its artifacts if asked to, after saying so. Its lock stays: we hold it."""
     namespace, name = run.key
     if known := home.read_run(namespace, name):
         asyncio.run(processes.end(f"{known['metadata']['uid']}/"))
     folder = home.folder(namespace, name)
     made = artifacts(home, run)
-    if made.names():
+    if artifacts_too and made.names():
         say(f"deleting {made.uri.removeprefix('file://')}")
         made.remove("")
     for doomed in (each for each in folder.glob("*") if each.name != "lock"):

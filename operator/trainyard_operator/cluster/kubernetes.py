@@ -24,7 +24,7 @@ from .protocol import ConflictError, GoneError, Manifest, RefusedError
 log = logging.getLogger(__name__)
 
 VERBS = {
-    (GROUP, PLURAL): {"list", "watch"},
+    (GROUP, PLURAL): {"list", "watch", "delete"},
     (GROUP, f"{PLURAL}/status"): {"update"},
     ("", "pods"): {"create", "get", "list", "watch", "delete"},
     ("", "secrets"): {"create"},
@@ -117,6 +117,17 @@ class KubernetesCluster:
             await self._ask("DELETE", path, options)
         except (ConflictError, GoneError):
             log.debug("pod was gone already", extra={"pod": pod["metadata"]["name"]})
+
+    async def delete_run(self, run: TrainingRun) -> None:
+        """Delete this very run, as it was seen; the garbage collector deletes all that it owns."""
+        metadata = run.metadata
+        options: Manifest = {"kind": "DeleteOptions", "apiVersion": "v1"}
+        options["preconditions"] = {"uid": metadata.uid, "resourceVersion": metadata.resource_version}
+        path = f"/apis/{API_VERSION}/namespaces/{metadata.namespace}/{PLURAL}/{metadata.name}"
+        try:
+            await self._ask("DELETE", path, options)
+        except GoneError:
+            log.debug("run was gone already", extra={"run": metadata.name})
 
     async def write_status(self, run: Manifest, status: Manifest) -> Manifest:
         """Replace the run's status if `run` is still current."""

@@ -1,8 +1,8 @@
 """A cluster that is this machine: pods are processes, their status is kept as a kubelet would keep it.
 
-Differences to Kubernetes, all of them on purpose: images are ignored (a pod runs the software that is installed here),
-a pod counts as ready when its process runs, every pod has an address of its own in 127.0.0.0/8, cores are shared out
-evenly among the ranks of the stage whatever `resources` ask for, and nothing is isolated.
+Differences to Kubernetes, all of them on purpose: a run stays until its user deletes it, images are ignored (a pod runs the
+software that is installed here), a pod counts as ready when its process runs, every pod has an address of its own in
+127.0.0.0/8, cores are shared out evenly among the ranks of the stage whatever `resources` ask for, and nothing is isolated.
 """
 
 import asyncio
@@ -63,6 +63,12 @@ class LocalCluster:
         self._version = max(self._version, int(run["metadata"].get("resourceVersion") or 0))
         self._put_run(run)
 
+    async def change_spec(self, key: Key, **fields: object) -> None:
+        """Replace fields of a run's spec, as an API server does when a user applies a change."""
+        run = self._runs[key]
+        metadata = {**run["metadata"], "generation": run["metadata"]["generation"] + 1}
+        self._put_run({**run, "metadata": metadata, "spec": {**run["spec"], **fields}})
+
     async def close(self, grace_seconds: float | None = None) -> list[Manifest]:
         """Stop all pods, with their own grace period if None, wait until they are gone, and return how they ended."""
         pods = list(self._pods.values())
@@ -109,6 +115,9 @@ class LocalCluster:
             known.kill = asyncio.get_running_loop().call_later(grace_seconds, known.process.kill)
             if not before and grace_seconds > 0:
                 known.process.terminate()
+
+    async def delete_run(self, run: TrainingRun) -> None:
+        """Nothing: nobody drives a run that has finished, so none would know when its time is up."""
 
     async def write_status(self, run: Manifest, status: Manifest) -> Manifest:
         """Replace the run's status on disk and in the store, if `run` is current."""

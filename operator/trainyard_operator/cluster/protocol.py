@@ -50,6 +50,13 @@ class Cluster(Protocol):
         """Delete this very pod (by UID), with its own grace period if None. Gone already is success."""
         ...
 
+    async def delete_run(self, run: TrainingRun) -> None:
+        """Delete this very run (by UID), unless it has changed since: then ConflictError. Gone already is success.
+
+        Its pods and its Secret go with it; what it made stays.
+        """
+        ...
+
     async def write_status(self, run: Manifest, status: Manifest) -> Manifest:
         """Replace the run's status; `run` carries the resourceVersion that must still be current.
 

@@ -16,6 +16,7 @@ def beginning(seen: Observation) -> Decision | None:
         seen,
         phase=Phase.PENDING,
         reason=Reason.STAGE_PENDING,
+        message="",
         stage=first.name,
         attempt=seen.status.attempt + 1,
         start_time=now,

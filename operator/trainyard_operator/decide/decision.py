@@ -6,6 +6,7 @@ from trainyard_api.protocol import Assignment
 from trainyard_api.status import Condition, Phase, Progress, Reason, StageStatus, Status
 
 from ..cluster.protocol import Manifest
+from .active import clocked
 from .observation import Observation, format_time
 
 
@@ -39,7 +40,12 @@ class Assign:
     assignment: Assignment
 
 
-Action = CreateSecret | CreatePod | DeletePod | Assign
+@dataclass(frozen=True)
+class DeleteRun:
+    """Delete the run itself; all that it owns goes with it."""
+
+
+Action = CreateSecret | CreatePod | DeletePod | Assign | DeleteRun
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,9 @@ def nothing(seen: Observation, look_again: float | None = None) -> Decision:
 
 
 def change(seen: Observation, **fields: object) -> Status:
-    """The status with some fields changed, in step with the spec's generation and the Succeeded condition."""
+    """The status with some fields changed, in step with the spec's generation, its clock and the Succeeded condition."""
     generation = seen.run.metadata.generation
-    status = seen.status.model_copy(update={"observed_generation": generation, **fields})
+    status = clocked(seen.status.model_copy(update={"observed_generation": generation, **fields}), seen.now)
     return status.model_copy(update={"conditions": (_succeeded(seen, status),)})
 
 

@@ -1,4 +1,4 @@
-"""A run that has ended keeps its ended pods, for their logs, and no live ones."""
+"""A run that has ended keeps its ended pods, for their logs, and no live ones; when these are gone, `expiring` has the word."""
 
 from trainyard_api.status import FINISHED
 
@@ -16,5 +16,5 @@ def finished(seen: Observation) -> Decision | None:
     going = [pod for pod in seen.pods if not pod.over and pod.deleting is None]
     unwanted = [pod for pod in going if pod.alive or seen.seconds_since(pod.ended) > LINGER_SECONDS]
     if not unwanted:
-        return nothing(seen, look_again=LINGER_SECONDS if going else None)
+        return nothing(seen, look_again=LINGER_SECONDS) if going else None
     return Decision(seen.status, actions=tuple(DeletePod(pod.manifest) for pod in unwanted))

@@ -2,7 +2,7 @@
 
 What stays is left alone: agents end what they still have of old ranks when they get their next place. Pods that go after a
 disruption keep their grace period, for they save before they stop; after a failure what they hold is of no use, and they get
-seconds. A pod that does not go is left behind after a while: whatever it still does, the attempt number fences it off.
+seconds.
 """
 
 from itertools import pairwise
@@ -10,16 +10,15 @@ from itertools import pairwise
 from trainyard_api.status import Phase, Recovery, WorkersStatus
 
 from .causes import UNCOUNTED
-from .decision import Decision, DeletePod, change, nothing
+from .decision import Decision, change, nothing
 from .observation import Observation
+from .stopping import forced, leaving
 
 FAILED_GRACE_SECONDS = 5
 KILLED = 137
 """What SIGKILL shows as."""
 LONGEST_WAIT_SECONDS = 60.0
 """After attempts that got no further than the one before: 1, 2, 4 … so many seconds."""
-LEFT_BEHIND_SECONDS = 15
-"""After a pod's grace period, how long its end may take to show."""
 
 
 def recovering(seen: Observation) -> Decision | None:
@@ -29,13 +28,8 @@ def recovering(seen: Observation) -> Decision | None:
     *_, last = seen.status.recoveries
     staying = {pod.uid for pod in seen.group.values() if pod.stays and last.tier != "group"}
     going = [pod for pod in seen.pods if pod.alive and pod.uid not in staying]
-    waited_for = [
-        pod for pod in going if pod.deleting is None or seen.seconds_since(pod.deleting) < LEFT_BEHIND_SECONDS
-    ]
-    if waited_for:
-        grace = None if last.cause in UNCOUNTED else FAILED_GRACE_SECONDS
-        deletes = tuple(DeletePod(pod.manifest, grace) for pod in waited_for if pod.deleting is None)
-        return Decision(seen.status, actions=deletes, look_again=5) if deletes else nothing(seen, look_again=5)
+    if decision := leaving(seen, going, None if last.cause in UNCOUNTED else FAILED_GRACE_SECONDS):
+        return decision
     if (left := _pause(seen)) > 0:
         return nothing(seen, look_again=left)
     status = change(
@@ -46,8 +40,7 @@ def recovering(seen: Observation) -> Decision | None:
         ready_time=None,
         workers=WorkersStatus(desired=seen.workers, ready=len(staying)),
     )
-    force = tuple(DeletePod(pod.manifest, 0) for pod in going)
-    return Decision(status, actions=force, look_again=0)
+    return Decision(status, actions=forced(going), look_again=0)
 
 
 def _pause(seen: Observation) -> float:

@@ -48,6 +48,8 @@ def _clocked(seen: Observation, agent: AgentState) -> tuple[Recovery, ...]:
     *earlier, last = seen.status.recoveries or (None,)
     if last is None or last.reform_seconds is not None or last.stage != seen.stage.name:
         return seen.status.recoveries
+    if last.attempt != seen.status.attempt - 1:  # the run was suspended before it ran again
+        return seen.status.recoveries
     resumed = agent.resumed_step
     if resumed is None and seen.stage.kind == "pretrain":  # what it reports is of its inputs, on their way
         return seen.status.recoveries

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from trainyard_api.status import FINISHED, Status
+from trainyard_api.status import FINISHED, Phase, Status
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -168,7 +168,7 @@ class _RunCollector(Collector):
                 step.add_metric(labels, status.progress.step)
                 if status.progress.loss is not None:
                     loss.add_metric(labels, status.progress.loss)
-            if status.checkpoint and status.phase not in FINISHED:
+            if status.checkpoint and status.phase not in (*FINISHED, Phase.SUSPENDED):
                 saved = datetime.fromisoformat(status.checkpoint.time)
                 age.add_metric(labels, (self._now() - saved).total_seconds())
         for (namespace, phase), count in tally.items():

@@ -12,7 +12,7 @@ from trainyard_api.status import FINISHED, Status
 
 from ..cluster.protocol import Cluster, ConflictError, GoneError, Manifest, RefusedError
 from ..decide.decide import decide
-from ..decide.decision import Action, Assign, CreatePod, CreateSecret, Decision, DeletePod
+from ..decide.decision import Action, Assign, CreatePod, CreateSecret, Decision, DeletePod, DeleteRun
 from ..decide.observation import Observation, Pod, Settings, read_pod, read_run
 from .agents import Agents
 from .store import Key, Store
@@ -99,7 +99,7 @@ class Reconciler:
 
     async def _perform(self, seen: Observation, decision: Decision) -> None:
         """Perform all actions; the first error of any is raised after all have ended."""
-        order = (CreateSecret, DeletePod, CreatePod, Assign)
+        order = (CreateSecret, DeletePod, CreatePod, Assign, DeleteRun)
         for kind in order:
             same = [action for action in decision.actions if isinstance(action, kind)]
             results = await asyncio.gather(*(self._act(seen, action) for action in same), return_exceptions=True)
@@ -119,6 +119,8 @@ class Reconciler:
                     await self._cluster.delete_pod(pod, grace_seconds)
                 case Assign(pod, assignment):
                     await self._agents.assign(pod, uid, assignment)
+                case DeleteRun():
+                    await self._cluster.delete_run(seen.run)
 
 
 def _owned_by(pod: Manifest, uid: str) -> bool:

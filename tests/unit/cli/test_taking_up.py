@@ -1,22 +1,23 @@
 """What a second `trainyard run` of a name makes of the first."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trainyard_api.run import TrainingRun
-from trainyard_api.status import Phase, Reason, StageStatus, Status
+from trainyard_api.status import Phase, Progress, Reason, StageStatus, Status
 from trainyard_operator.cli.inputs import InputError
 from trainyard_operator.cli.taking_up import made_by, resumed, take_up
 from trainyard_operator.cluster.home import Home
 
 
-def a_run(steps: int = 10) -> TrainingRun:
+def a_run(steps: int = 10, **fields: Any) -> TrainingRun:
     """A run of two stages."""
     stages = [
         {"name": "corpus", "prepare": {"sources": [{"builtin": "python-docs"}]}},
         {"name": "base", "pretrain": {"data": "corpus", "model": {"type": "llama"}, "steps": steps}},
     ]
-    spec = {"storage": {"claimName": "training"}, "stages": stages}
+    spec = {"storage": {"claimName": "training"}, "stages": stages, **fields}
     api = {"apiVersion": "trainyard.dev/v1alpha1", "kind": "TrainingRun"}
     return TrainingRun.read({**api, "metadata": {"name": "tiny"}, "spec": spec})
 
@@ -42,6 +43,29 @@ def test_another_spec_under_the_same_name_is_refused_with_the_remedy(tmp_path: P
     home.write_run(take_up(home, a_run(), fresh=False, say=print))
     with pytest.raises(InputError, match=r"metadata.name: .* another name, or discard that one, .* by --fresh"):
         take_up(home, a_run(steps=20), fresh=False, say=print)
+
+
+def test_what_may_change_in_flight_may_change_between_two_commands(tmp_path: Path) -> None:
+    home, changed = Home(tmp_path), {"suspend": True, "activeDeadlineSeconds": 60, "recovery": {"maxFailures": 1}}
+    first = take_up(home, a_run(), fresh=False, say=print)
+    home.write_run(first)
+    again = take_up(home, a_run(**changed), fresh=False, say=print)
+    assert again["spec"]["suspend"] is True
+    assert (first["metadata"]["generation"], again["metadata"]["generation"]) == (1, 2)
+
+
+def test_a_run_whose_process_was_killed_has_run_until_its_last_sign_of_life() -> None:
+    progress = Progress(heartbeat_time="2026-11-24T12:00:40.000Z")
+    status = Status(
+        phase=Phase.RUNNING,
+        stage="base",
+        attempt=2,
+        active_seconds=10,
+        active_since="2026-11-24T12:00:00.000Z",
+        progress=progress,
+    )
+    ready = resumed(status)
+    assert (ready.active_seconds, ready.active_since) == (50.0, None)
 
 
 def test_fresh_says_what_it_deletes_and_deletes_status_logs_and_artifacts_but_not_the_lock(tmp_path: Path) -> None:
