@@ -29,9 +29,18 @@ CONTEXT.set_forkserver_preload([*MODULES, "trainyard_trainer.stages.export"])
 class WarmRanks(Ranks):
     """The processes of a stage. Each stops where it calls `hold` ("module:name"), until `release`."""
 
-    def __init__(self, job: Job, world_size: int = 2, attempt: int = 1, hold: str = "", at_call: int = 1) -> None:
+    def __init__(
+        self,
+        job: Job,
+        world_size: int = 2,
+        attempt: int = 1,
+        hold: str = "",
+        at_call: int = 1,
+        folder: Path | None = None,
+        **environment: str,
+    ) -> None:
         self._hold, self._at_call = hold, at_call
-        super().__init__(job, world_size, attempt)
+        super().__init__(job, world_size, attempt, folder=folder, **environment)
 
     def _start(self, script: tuple[str, ...], environment: dict[str, str], log: Path, reports: int) -> "_Process":
         held = self.output / f"held-{environment['RANK']}"
