@@ -54,6 +54,17 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     logs.add_argument("--worker", type=int, help="this worker alone")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until interrupted")
 
+    for name, text in (
+        ("suspend", "Have a run of the cluster save and stop."),
+        ("resume", "Have it go on from there."),
+    ):
+        verb(name, f"life_cycle:{name}_command", text).add_argument("run", help="name of the run")
+
+    delete = verb("delete", "life_cycle:delete_command", "Delete a run; what it made stays.")
+    delete.add_argument("run", help="name of the run")
+    delete.add_argument("--artifacts", action="store_true", help="delete what it made as well")
+    delete.add_argument("--image", help="of the pod that deletes artifacts on a cluster (as the run's own pods)")
+
     plot = verb("plot", "plot:plot_command", "Draw the loss curve of a run.")
     plot.add_argument("run", help="name of the run")
     plot.add_argument("--output", type=Path, help="PNG file (RUN.png)")

@@ -1,0 +1,125 @@
+"""Runs that are suspended and resumed, stopped by their deadline, and deleted, with and without what they made."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conditions import eventually
+from kind.cluster import SYSTEM, Namespace, Run, kubectl
+from kind.runs import small_run
+from local_runs import TRAINYARD
+
+STEPS = 200
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig whose current context is the test cluster's."""
+    file = tmp_path_factory.mktemp("kube") / "config"
+    file.write_text(kubectl("config", "view", "--minify", "--flatten").stdout)
+    return file
+
+
+def trainyard(kubeconfig: Path, run: Run, verb: str, *flags: str) -> str:
+    """What a verb prints of a run of the cluster."""
+    done = subprocess.run(
+        [TRAINYARD, verb, run.name, "-n", run.namespace.name, *flags],
+        cwd=kubeconfig.parent,
+        env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def seldom_saving(name: str, steps: int = STEPS, **spec: Any) -> dict[str, Any]:
+    """A run whose only checkpoints are those of a stop and of the end."""
+    run = small_run(name, workers=2, steps=steps, **spec)
+    run["spec"]["stages"][1]["pretrain"]["checkpoint"] = {"everySteps": 10 * steps}
+    return run
+
+
+def steps_of(run: Run) -> list[int]:
+    """Every step that was done, as often as it was done."""
+    file = run.namespace.folder / run.namespace.name / run.name / "base/metrics.jsonl"
+    rows = map(json.loads, file.read_text().splitlines())
+    return [row["step"] for row in rows if "loss" in row]
+
+
+def live_pods(run: Run) -> list[str]:
+    pods = run.namespace.pods(f"trainyard.dev/run={run.name}")
+    return [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
+
+
+def test_a_suspended_run_saves_holds_nothing_and_resumed_ends_with_the_same_weights(
+    namespace: Namespace, kubeconfig: Path, operator_pod: str
+) -> None:
+    calm = namespace.apply(seldom_saving("calm"))
+    calm.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
+
+    run = namespace.apply(seldom_saving("resting"))
+    run.until(lambda s: s.get("stage") == "base" and (s.get("progress") or {}).get("step", 0) >= 20, 180, "trains")
+    trainyard(kubeconfig, run, "suspend")
+    suspended = run.until(lambda s: s.get("phase") == "Suspended", 90, "is suspended")
+    assert live_pods(run) == []
+    assert suspended["checkpoint"]["step"] == steps_of(run)[-1] >= 20
+    assert suspended["observedGeneration"] == 2
+    assert "activeSince" not in suspended
+    page = kubectl("get", "--raw", f"/api/v1/namespaces/{SYSTEM}/pods/{operator_pod}:8080/proxy/metrics").stdout
+    assert re.search(rf'trainyard_runs{{namespace="{namespace.name}",phase="Suspended"}} 1\.0', page)
+
+    trainyard(kubeconfig, run, "resume")
+    status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds after it was resumed")
+    assert (status["restarts"]["total"], status.get("recoveries", [])) == (0, [])
+    assert status["activeSeconds"] > suspended["activeSeconds"]
+    assert steps_of(run) == list(range(1, STEPS + 1))
+    assert run.weights("folder") == calm.weights("folder")
+
+
+def test_a_run_past_its_deadline_saves_and_fails_and_its_time_to_live_may_still_be_set(namespace: Namespace) -> None:
+    run = namespace.apply(seldom_saving("late", steps=100_000, activeDeadlineSeconds=600))
+    run.until(lambda s: s.get("stage") == "base" and (s.get("progress") or {}).get("step", 0) >= 5, 180, "trains")
+    spent = run.status["activeSeconds"]
+    patch(run, activeDeadlineSeconds=max(1, int(spent)))
+
+    def failed() -> bool:
+        return bool(run.status.get("phase") == "Failed")
+
+    eventually(failed, 90, "the run fails", detail=lambda: json.dumps(run.status, indent=1))
+    status = run.status
+    assert status["reason"] == "DeadlineExceeded"
+    assert live_pods(run) == []
+    assert status["checkpoint"]["step"] == steps_of(run)[-1]
+    assert status["restarts"]["total"] == 0
+
+    patch(run, ttlSecondsAfterFinished=1)
+    listed = ("-n", namespace.name, "get", "trainingruns,pods", "-o", "name")
+    eventually(lambda: "late" not in kubectl(*listed).stdout, 90, "the run and its pods are deleted")
+    assert steps_of(run), "what it made stays"
+
+
+def patch(run: Run, **spec: object) -> None:
+    kubectl(
+        "-n", run.namespace.name, "patch", "trainingrun", run.name, "--type=merge", "-p", json.dumps({"spec": spec})
+    )
+
+
+def test_a_run_is_deleted_with_all_that_it_made_if_that_is_asked_for(namespace: Namespace, kubeconfig: Path) -> None:
+    manifest = small_run("rubbish")
+    del manifest["spec"]["stages"][1:]
+    run = namespace.apply(manifest)
+    run.until(lambda s: s.get("phase") == "Succeeded", 180, "succeeds")
+    made = namespace.folder / namespace.name / "rubbish"
+    assert (made / "corpus" / "artifact.json").exists()
+    said = trainyard(kubeconfig, run, "delete", "--artifacts")
+    assert f"file:///storage/{namespace.name}/rubbish is deleted" in said
+    assert not made.exists()
+    left = kubectl("-n", namespace.name, "get", "trainingrun", "rubbish", check=False)
+    assert "not found" in left.stderr
