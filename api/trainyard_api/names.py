@@ -42,3 +42,8 @@ def secret_name(run: str, uid: str) -> str:
 def artifact_uri(storage_uri: str, namespace: str, run: str, stage: str) -> str:
     """Where a stage of a run puts all that it makes: `<storage>/<namespace>/<run>/<stage>`."""
     return f"{storage_uri.rstrip('/')}/{namespace}/{run}/{stage}"
+
+
+def stacks_path(attempt: int) -> str:
+    """Below the place of a stage, where the stacks of an attempt that hung lie: `rank-0.txt`, …"""
+    return f"stacks/attempt-{attempt}"

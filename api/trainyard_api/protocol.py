@@ -3,11 +3,13 @@
 operator → agent    PUT /assignment   `Assignment`; the same again changes nothing, an older attempt gets 409
 operator ← agent    GET /state        `AgentState`; with ?since=VERSION&wait=SECONDS it answers when the state changes
 agent → agent 0     PUT /peer         `PeerState`: the operator, which asks agent 0 alone, sees all of the group there
+person → agent      GET /stacks       where its ranks are at this moment, as text
 agent ← rank        GET, PUT /snapshots/RANK   a rank's shard, kept in the memory of this agent and of the next worker's
 agent ← rank        JSON lines on the descriptor named by TRAINYARD_REPORT_FD, each a `Report`
 agent → kubelet     the termination log, a `Termination`
 agent → rank        environment: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT as torchrun
-                    sets them, TRAINYARD_JOB (a `Job`), TRAINYARD_ATTEMPT; SIGTERM asks for a last checkpoint
+                    sets them, TRAINYARD_JOB (a `Job`), TRAINYARD_ATTEMPT; SIGTERM asks for a last checkpoint, SIGUSR1
+                    for the stacks of all threads, on the descriptor named by TRAINYARD_STACKS_FD
 """
 
 from typing import Any, Literal
@@ -39,6 +41,10 @@ class Job(Reported):
     """Of the run so far."""
     recovered_seconds: float = 0.0
     """From the run's start to the last of them: with `recoveries`, how often it fails."""
+    hang_seconds: float = 600
+    """How long a rank that works may be silent."""
+    start_seconds: float = 1_800
+    """How long it may be before its first step, and while it waits for storage; never less than `hang_seconds`."""
 
 
 class Assignment(Reported):
@@ -101,6 +107,28 @@ class Termination(Reported):
     artifact: Artifact | None = None
 
 
+class Place(Reported):
+    """Where ranks are that have gone silent."""
+
+    ranks: list[int]
+    state: Literal["waits", "runs", "unresponsive"]
+    """`waits`: for the others, in a collective. `unresponsive`: it can't even say where it is."""
+    where: str
+    """`all_reduce (engine/processes.py:67)`; of one that is unresponsive, what the kernel says of it."""
+
+
+class Hang(Reported):
+    """Some ranks of an agent have gone silent, and where all of its ranks are."""
+
+    silent: list[int]
+    """Those that have been silent for too long; none where another agent's are."""
+    since: str
+    """When the first of them was last heard of."""
+    places: list[Place]
+    stacks: str = ""
+    """URI of the folder that holds the stacks of all threads, a file a rank; empty if storage did not take them."""
+
+
 class PeerState(Reported):
     """What agent 0 knows of another agent of its group."""
 
@@ -108,6 +136,7 @@ class PeerState(Reported):
     attempt: int
     phase: AgentPhase
     termination: Termination | None = None
+    hang: Hang | None = None
 
 
 class AgentState(Reported):
@@ -131,8 +160,22 @@ class AgentState(Reported):
     artifact: Artifact | None = None
     termination: Termination | None = None
     """How the ranks of this attempt ended."""
+    hang: Hang | None = None
+    """That ranks of this attempt have gone silent; they are left as they are until the next assignment."""
     peers: list[PeerState] = []
     """The other agents of the group, of this attempt, as far as they have been heard of; agent 0 alone has them."""
+
+
+Activity = Literal["starting", "fetching", "restoring", "working", "waiting", "saving"]
+"""What a rank is at. Only `working` is held to hangSeconds: all else takes as long as storage, other ranks, compilers do."""
+
+
+class Beat(Reported):
+    """A rank's sign of life. Any report is one as well; this one says what it is at."""
+
+    activity: Activity
+    step: int = 0
+    """The last one that is done."""
 
 
 class SnapshotState(Reported):
@@ -158,5 +201,6 @@ class Report(Reported):
     artifact: Artifact | None = None
     failure: Termination | None = None
     snapshot: SnapshotState | None = None
+    beat: Beat | None = None
     metrics: dict[str, float] | None = None
     """For the agent's /metrics: name without prefix → value of a gauge."""

@@ -151,6 +151,8 @@ class Recovery(Reported):
     exit_code: int | None = None
     last_lines: tuple[str, ...] = ()
     """What the process wrote last."""
+    stacks: str | None = None
+    """After a hang: the folder that holds the stacks of all threads, a file a rank."""
     tier: Tier = "group"
     """What is made anew; more than was planned if what was to stay goes as well."""
     counted: bool = True

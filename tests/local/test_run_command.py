@@ -107,6 +107,29 @@ async def test_a_killed_rank_costs_the_ranks_a_killed_agent_its_pod_and_neither_
     assert nothing_lives(tmp_path)
 
 
+async def test_a_rank_that_was_stopped_is_named_with_all_stacks_and_costs_no_bit_of_the_weights(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    write_run(tmp_path, TRAINED, recovery={"hangSeconds": 5})
+    with running(tmp_path) as process:
+        await until(lambda: committed(tmp_path)[-1:] >= [20], "a checkpoint of step 20 or later", DEADLINE)
+        assert "tiny-base-1-2" in trainyard(tmp_path, "stacks", "tiny", "--now").stdout
+        os.kill(rank_processes(tmp_path)[1], signal.SIGSTOP)
+        await until(lambda: process.poll() is not None, "the end of the run", DEADLINE)
+    assert process.returncode == 0, (tmp_path / "output.txt").read_text()
+    [recovery] = stored(tmp_path)["status"]["recoveries"]
+    assert (recovery["cause"], recovery["tier"], recovery["rank"]) == ("Hung", "ranks", 1)
+    assert "rank 1 does not respond: stopped (kernel state T" in recovery["message"]
+    assert "rank 0 waits in " in recovery["message"]
+    assert 5 <= recovery["detectSeconds"] < 20
+    assert recovery["stacks"] == f"file://{made(tmp_path)}/base/stacks/attempt-2"
+    assert [event["reason"] for event in events(tmp_path) if event["type"] == "Warning"] == ["Hung"]
+    shown = trainyard(tmp_path, "stacks", "tiny").stdout
+    assert "==> base attempt 2 rank-1\nrank 1, pid " in shown
+    assert "add_up" in shown or "train_step" in shown
+    assert weights(tmp_path) == weights(undisturbed)
+
+
 def trained_in(folder: Path, attempt: int) -> bool:
     """Whether an attempt has done a step."""
     return any(row["attempt"] == attempt for row in metrics(folder))

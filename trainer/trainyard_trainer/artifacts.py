@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainyard_api.protocol import Artifact
+from trainyard_api.protocol import Artifact, Beat
 from trainyard_api.status import Progress
 from trainyard_api.storage import Files, open_storage
 
@@ -105,6 +105,7 @@ def fetch_inputs(group: Group) -> None:
     for field, uri in group.job.inputs.items():
         if is_folder(uri):
             continue
+        group.report(beat=Beat(activity="fetching"))
         folder, source, note = group.inputs[field], open_storage(uri), _noting(group)
         with one_at_a_time(folder, waiting=partial(note, f"{uri} is being fetched")):
             written = _of_input(uri, field)

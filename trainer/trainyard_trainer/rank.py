@@ -31,6 +31,8 @@ PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 def main() -> NoReturn:
     """Run the stage that the environment names."""
     faulthandler.enable()
+    if stacks := os.environ.get("TRAINYARD_STACKS_FD"):
+        faulthandler.register(signal.SIGUSR1, file=int(stacks))
     die_with_agent()
     group = Group.from_environment()
     ctypes.CDLL(None).prctl(PR_SET_NAME, f"rank-{group.rank}".encode())  # for whoever looks with top or ps

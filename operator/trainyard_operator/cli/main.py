@@ -65,6 +65,12 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     delete.add_argument("--artifacts", action="store_true", help="delete what it made as well")
     delete.add_argument("--image", help="of the pod that deletes artifacts on a cluster (as the run's own pods)")
 
+    stacks = verb("stacks", "stacks:stacks_command", "Show where the ranks of a run hung, or are.")
+    stacks.add_argument("run", help="name of the run")
+    stacks.add_argument("--stage", help="this stage alone")
+    stacks.add_argument("--attempt", type=_positive, metavar="N", help="of this attempt (the last one that hung)")
+    stacks.add_argument("--now", action="store_true", help="where they are this moment, asking their agents")
+
     plot = verb("plot", "plot:plot_command", "Draw the loss curve of a run.")
     plot.add_argument("run", help="name of the run")
     plot.add_argument("--output", type=Path, help="PNG file (RUN.png)")

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from secrets import randbelow
 from typing import BinaryIO
@@ -45,17 +45,27 @@ async def start(
 
 def living(owner: str) -> list[int]:
     """Pids of all live processes of an owner: a pod, or `<run's UID>/` for all pods of a run."""
-    wanted = f"{OWNER_VARIABLE}={owner}".encode()
-    found = []
+    return [pid for pid, _ in _environments(owner)]
+
+
+def pods(owner: str) -> dict[str, dict[str, str]]:
+    """The environment of each pod that lives, by its name."""
+    each = (dict(variable.partition("=")[::2] for variable in variables) for _, variables in _environments(owner))
+    return {variables["TRAINYARD_POD"]: variables for variables in each if "TRAINYARD_POD" in variables}
+
+
+def _environments(owner: str) -> Iterator[tuple[int, list[str]]]:
+    """Pid and environment of all live processes of an owner."""
+    wanted = f"{OWNER_VARIABLE}={owner}"
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 environment = (folder / "environ").read_bytes()
             except OSError:  # another user's, or gone
                 continue
-            if any(variable.startswith(wanted) for variable in environment.split(b"\0")):
-                found.append(int(folder.name))
-    return found
+            variables = environment.decode(errors="surrogateescape").split("\0")
+            if any(variable.startswith(wanted) for variable in variables):
+                yield int(folder.name), variables
 
 
 async def end(owner: str) -> None:

@@ -53,6 +53,8 @@ class End:
     permanent: bool = False
     """It would fail again the same way."""
     distance: int = CAUSE
+    stacks: str = ""
+    """URI of the folder that has them, after a hang."""
 
     @property
     def consequence(self) -> bool:

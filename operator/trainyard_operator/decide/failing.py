@@ -4,6 +4,7 @@ from trainyard_api.status import Phase, Reason, Recovery, Restarts
 
 from .causes import SETTLE_SECONDS, UNCOUNTED, End, ends
 from .decision import Decision, DeletePod, Event, change, fail, nothing, shown
+from .hanging import hung, still_telling
 from .observation import Observation, format_time, later, parse_time
 from .tiers import tier_of
 
@@ -26,7 +27,9 @@ def failing(seen: Observation) -> Decision | None:
         return None
     if end and end.consequence and seen.seconds_since(end.at) < SETTLE_SECONDS:
         return nothing(seen, look_again=0.5)
-    end = end or _unplaced(seen) or _silent(seen) or _too_slow(seen)
+    if end is None and still_telling(seen):
+        return nothing(seen, look_again=0.5)
+    end = end or _unplaced(seen) or _silent(seen) or hung(seen) or _not_started(seen)
     if end is None:
         return None
     if end.permanent:
@@ -56,23 +59,17 @@ def _silent(seen: Observation) -> End | None:
     return End(Reason.AGENT_SILENT, text, silent[0], at=seen.now)
 
 
-def _too_slow(seen: Observation) -> End | None:
-    """Deadlines: to start after being placed, and between two signs of life."""
-    recovery, status = seen.run.spec.recovery, seen.status
-    if status.phase not in (Phase.STARTING, Phase.RUNNING):
+def _not_started(seen: Observation) -> End | None:
+    """The deadline to start after being placed."""
+    limit, status = seen.run.spec.recovery.start_seconds, seen.status
+    if status.phase not in (Phase.STARTING, Phase.RUNNING) or seen.agent is not None:
         return None
-    if seen.agent is None:
-        if seen.seconds_since(status.placed_time) < recovery.start_seconds:
-            return None
-        text = f"no rank started within startSeconds = {recovery.start_seconds}"
-        unpullable = status.waiting is not None and status.waiting.reason == Reason.IMAGE_PULL_FAILED
-        if unpullable and status.waiting:
-            return End(Reason.IMAGE_PULL_FAILED, status.waiting.message, permanent=True)
-        return End(Reason.START_TIMEOUT, text, at=seen.now)
-    alive = later(seen.agent_changed, seen.watching_since)
-    if seen.seconds_since(alive) < recovery.hang_seconds:
+    if seen.seconds_since(status.placed_time) < limit:
         return None
-    return End(Reason.HUNG, f"no sign of life for hangSeconds = {recovery.hang_seconds}", at=seen.now)
+    unpullable = status.waiting is not None and status.waiting.reason == Reason.IMAGE_PULL_FAILED
+    if unpullable and status.waiting:
+        return End(Reason.IMAGE_PULL_FAILED, status.waiting.message, permanent=True)
+    return End(Reason.START_TIMEOUT, f"no rank started within startSeconds = {limit}", at=seen.now)
 
 
 def _recover(seen: Observation, end: End) -> Decision:
@@ -92,6 +89,7 @@ def _recover(seen: Observation, end: End) -> Decision:
         rank=end.said.rank if end.said else None,
         exit_code=end.exit_code,
         last_lines=tuple(end.said.last_lines[-KEPT_LINES:]) if end.said else (),
+        stacks=end.stacks or None,
         tier=tier,
         counted=counted,
         detect_seconds=round(max(0.0, seen.seconds_since(end.at)), 3) if end.at else None,

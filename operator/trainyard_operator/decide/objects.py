@@ -59,6 +59,8 @@ def job_of(seen: Observation) -> Job:
         memory_budget=run.spec.memory_budget(stage),
         recoveries=seen.status.restarts.total,
         recovered_seconds=_recovered_seconds(seen.status),
+        hang_seconds=run.spec.recovery.hang_seconds,
+        start_seconds=run.spec.recovery.start_seconds,
     )
 
 

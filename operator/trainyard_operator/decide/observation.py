@@ -155,7 +155,13 @@ class Observation:
     def peers(self) -> list[PeerState]:
         """What agents say of the current attempt, each of itself and the first of all others."""
         own = [
-            PeerState(worker=worker, attempt=state.attempt, phase=state.phase, termination=state.termination)
+            PeerState(
+                worker=worker,
+                attempt=state.attempt,
+                phase=state.phase,
+                termination=state.termination,
+                hang=state.hang,
+            )
             for worker, state in self.speaking.items()
         ]
         told = [peer for state in self.speaking.values() for peer in state.peers]

@@ -171,12 +171,12 @@ CASES: Cases = {
         .training(),
         (becomes(Phase.RECOVERING, Reason.PROCESS_FAILED),),
     ),
-    "silence for hangSeconds is a hang": (
-        a_run(recovery={"hangSeconds": 60}).in_stage().with_pods(pod(0), pod(1)).training(changed=61),
+    "silence for longer than agents would take to tell of it is a hang": (
+        a_run(recovery={"hangSeconds": 60}).in_stage().with_pods(pod(0), pod(1)).training(changed=121),
         (becomes(Phase.RECOVERING, Reason.HUNG), lambda d, _: d.status.restarts.hangs == 1, records("ranks")),
     ),
     "a second hang without a checkpoint between is not left to the same agents": (
-        failed_again(resumed(20, cause=Reason.HUNG), checkpoint(20), changed=61),
+        failed_again(resumed(20, cause=Reason.HUNG), checkpoint(20), changed=121),
         (becomes(Phase.RECOVERING, Reason.HUNG), records("group")),
     ),
     "ranks that do not start within startSeconds are given up, and all of the group with them": (

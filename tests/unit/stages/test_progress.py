@@ -6,6 +6,7 @@ from pathlib import Path
 from training import TINY, a_job
 from trainyard_api.stages import PretrainStage
 from trainyard_trainer.group import Group
+from trainyard_trainer.pulse import Pulse
 from trainyard_trainer.stages.progress import TrainingProgress
 
 
@@ -13,7 +14,8 @@ def test_lines_that_can_not_be_written_are_written_when_they_can(tmp_path: Path)
     output, away = tmp_path / "base", tmp_path / "away"
     output.mkdir()
     job = a_job("pretrain", output, TINY, {})
-    progress = TrainingProgress(PretrainStage.model_validate(TINY), Group(job, 1, 0, 1, 0, output, {}))
+    group = Group(job, 1, 0, 1, 0, output, {})
+    progress = TrainingProgress(PretrainStage.model_validate(TINY), group, Pulse(group))
 
     def record(step: int) -> None:
         progress.step(step, range(8 * step, 8 * step + 8), loss=1.0, learning_rate=0.1, grad_norm=1.0)

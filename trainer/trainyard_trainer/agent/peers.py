@@ -41,7 +41,13 @@ def _news(agent: Agent) -> PeerState | None:
     place, state = agent.assignment, agent.board.state
     if place is None or place.worker == 0 or not place.addresses:
         return None
-    return PeerState(worker=place.worker, attempt=state.attempt, phase=state.phase, termination=state.termination)
+    return PeerState(
+        worker=place.worker,
+        attempt=state.attempt,
+        phase=state.phase,
+        termination=state.termination,
+        hang=state.hang,
+    )
 
 
 def _first_address(agent: Agent) -> str:

@@ -13,7 +13,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
-from trainyard_api.protocol import Assignment, RankState, Report, Termination
+from trainyard_api.protocol import Assignment, Beat, RankState, Report, Termination
 
 from .environment import Environment
 from .snapshots import Snapshots
@@ -44,12 +44,19 @@ class RankProcess:
         self.killed = False
         self.failure: Termination | None = None
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self.heard = asyncio.get_running_loop().time()
+        """When it last reported; at first, when it was started."""
+        self.beat = Beat(activity="starting")
+        self.stacks = for_ranks(os.memfd_create("trainyard-stacks"))
+        """Memory that it writes its stacks to."""
+        self.asked = asyncio.Lock()
+        """Held while it does."""
         self._on_report = on_report
         output, output_end = os.pipe()
         reports, reports_end = os.pipe()
         reports_end = for_ranks(reports_end)
-        variables = {**variables, "TRAINYARD_REPORT_FD": str(reports_end)}
-        self.pid = start(Start(variables, output_end, [reports_end, *descriptors]))
+        ours = {"TRAINYARD_REPORT_FD": str(reports_end), "TRAINYARD_STACKS_FD": str(self.stacks)}
+        self.pid = start(Start({**variables, **ours}, output_end, [reports_end, self.stacks, *descriptors]))
         os.close(output_end)
         os.close(reports_end)
         self._output = _Lines(output, self._print)
@@ -83,6 +90,7 @@ class RankProcess:
         if unfinished := self._output.finish():
             self._print(unfinished)
         self._reports.finish()
+        os.close(self.stacks)
 
     def _print(self, line: bytes) -> None:
         sys.stdout.buffer.write(b"[rank %d] %s\n" % (self.rank, line))
@@ -92,6 +100,8 @@ class RankProcess:
     def _report(self, line: bytes) -> None:
         report = Report.model_validate_json(line)
         self.failure = report.failure or self.failure
+        self.heard = asyncio.get_running_loop().time()
+        self.beat = report.beat or self.beat
         self._on_report(report)
 
 

@@ -12,6 +12,7 @@ from trainyard_api.protocol import Assignment, PeerState
 
 from .refusing import refuse
 from .snapshot_server import snapshot_routes
+from .stacks import stacks_of
 from .supervisor import Agent, RefusedError
 
 OPEN = ("/healthz", "/metrics")
@@ -53,6 +54,10 @@ def application(agent: Agent, token: str, registry: CollectorRegistry) -> web.Ap
             return refuse(409, str(error))
         return web.json_response({})
 
+    async def stacks(request: web.Request) -> web.Response:
+        found = await stacks_of(agent.attempt.ranks if agent.attempt else [])
+        return web.Response(text="\n".join(each.text for each in found))
+
     app = web.Application(middlewares=[_authorise(token)])
     app.add_routes(
         [
@@ -61,6 +66,7 @@ def application(agent: Agent, token: str, registry: CollectorRegistry) -> web.Ap
             web.get("/state", state),
             web.put("/assignment", assignment),
             web.put("/peer", peer),
+            web.get("/stacks", stacks),
             *snapshot_routes(agent),
         ]
     )

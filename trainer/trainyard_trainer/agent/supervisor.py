@@ -59,9 +59,20 @@ class Agent:
         """The place that this agent has, whether its ranks run or not."""
         return self._assignment
 
+    @property
+    def attempt(self) -> Attempt | None:
+        """What is known of the ranks that this agent has started last."""
+        return self._attempt
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this agent was asked to stop."""
+        return self._stop_requested
+
     def assign(self, assignment: Assignment) -> None:
         """Take a place in a group: start its ranks, after ending those of an older attempt."""
-        if assignment == self._assignment:
+        if self._assignment and assignment == _with_patience_of(assignment, self._assignment):
+            self._assignment = assignment
             return
         if self._stop_requested or self.terminated.done():
             raise RefusedError("this agent is stopping; give the place to another")
@@ -255,6 +266,12 @@ class Agent:
                 "artifact": state.artifact,
             }
         )
+
+
+def _with_patience_of(other: Assignment, assignment: Assignment) -> Assignment:
+    """The assignment with the other's patience, which may change while an attempt lasts."""
+    patience = {name: getattr(other.job, name) for name in ("hang_seconds", "start_seconds")}
+    return assignment.model_copy(update={"job": assignment.job.model_copy(update=patience)})
 
 
 def _ended_child() -> tuple[int, int] | None:

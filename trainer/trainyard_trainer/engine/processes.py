@@ -14,8 +14,10 @@ from ..group import Group
 
 T = TypeVar("T")
 
-_PEER_TIMEOUT = timedelta(minutes=10)
-"""A peer that dies is noticed at once, by its closed connection; this is for one that hangs."""
+_PATIENCE = 2
+"""Times what the agent allows a rank. A peer that dies is noticed at once, by its closed connection, and one that hangs by its
+agent, which has stacks to tell; this is for when that is gone as well.
+"""
 
 
 def join(group: Group) -> torch.device:
@@ -29,7 +31,8 @@ def join(group: Group) -> torch.device:
         backend = "cpu:gloo,cuda:nccl"
     else:
         device, backend = torch.device("cpu"), "gloo"
-    dist.init_process_group(backend, rank=group.rank, world_size=group.world_size, timeout=_PEER_TIMEOUT)
+    patience = timedelta(seconds=_PATIENCE * max(group.job.hang_seconds, group.job.start_seconds))
+    dist.init_process_group(backend, rank=group.rank, world_size=group.world_size, timeout=patience)
     return device
 
 

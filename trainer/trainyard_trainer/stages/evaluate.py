@@ -24,6 +24,7 @@ from ..evaluation.baselines import unigram_bits_per_byte, zlib_bits_per_byte
 from ..evaluation.perplexity import SlidingWindows, losses
 from ..evaluation.samples import write_samples
 from ..group import Group
+from ..pulse import Pulse
 
 
 def evaluate(group: Group) -> Artifact | None:
@@ -38,10 +39,13 @@ def evaluate(group: Group) -> Artifact | None:
     windows = SlidingWindows(held_out, stage.sequence_length, trained.end_of_text)
 
     mine = range(group.rank, len(windows), group.world_size)
+    pulse = Pulse(group)
     nats, tokens, done = 0.0, 0, 0
     for batch_nats, batch_tokens in losses(trained.model, windows, mine, stage.micro_batch, device):
         nats, tokens, done = nats + batch_nats, tokens + batch_tokens, done + stage.micro_batch
+        pulse.beat("working", done)
         _report(group, min(done, len(mine)), len(mine), "held-out text")
+    pulse.beat("waiting")
     total_nats, total_tokens = processes.add_up(nats, tokens)
     processes.leave()
     if group.rank:

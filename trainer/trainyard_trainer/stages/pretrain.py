@@ -34,6 +34,7 @@ from ..engine.schedule import learning_rate
 from ..errors import PermanentError, StopRequested
 from ..group import Group
 from ..models.build import build_model, load_config, model_config
+from ..pulse import Pulse
 from ..scratch import Known
 from .progress import TrainingProgress
 
@@ -57,11 +58,13 @@ def train(group: Group, device: torch.device) -> Artifact | None:
     config = _configuration(stage, first_corpus, group)
     cursor = _cursor(stage, corpora, group.job.seed)
     checkpoints = Checkpoints(group)
+    pulse = Pulse(group)
+    pulse.beat("restoring")
     found = newest(checkpoints, Neighbourhood(group))
     engine = _begin(stage, config, batches.accumulation, found, cursor, group, device)
     start, kept = (found.manifest.step, found.kept) if found else (0, None)
     checkpoints.begin(start)
-    progress = TrainingProgress(stage, group)
+    progress = TrainingProgress(stage, group, pulse)
     progress.resumed(found)
     del found  # and the memory of what was read
 
@@ -88,6 +91,7 @@ def train(group: Group, device: torch.device) -> Artifact | None:
                     progress.held_out(step, held_out_losses)
                     saving.validated(step, held_out_losses["held_out_loss"])
             if stop or last:
+                pulse.beat("saving")
                 saving.commit(step)
             if stop:
                 with suppress(OSError):  # what counts is saved

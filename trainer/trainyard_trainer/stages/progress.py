@@ -16,16 +16,18 @@ from trainyard_api.status import CheckpointStatus, Progress
 
 from ..checkpoint.memory import Found
 from ..group import Group
+from ..pulse import Pulse
 from .metrics_file import MetricsFile
 
 _SILENT_SECONDS = 1.0
 
 
 class TrainingProgress:
-    """Records steps; only rank 0's goes anywhere."""
+    """Records steps. That a rank lives each one tells its agent; all else is rank 0's to tell."""
 
-    def __init__(self, stage: PretrainStage, group: Group) -> None:
+    def __init__(self, stage: PretrainStage, group: Group, pulse: Pulse) -> None:
         self.stage, self.group = stage, group
+        self._pulse = pulse
         self._last: dict[str, float | int] = {"steps": stage.steps}
         self._file = MetricsFile(group) if group.rank == 0 else None
         self._trouble = ""
@@ -49,6 +51,7 @@ class TrainingProgress:
     def step(self, step: int, positions: range, *, loss: float, learning_rate: float, grad_norm: float) -> None:
         """Record a step that is done, on these positions in the order of data."""
         seconds = time.monotonic() - self._clock
+        self._pulse.beat("working", step)
         self._seconds_a_step = seconds if not self._seconds_a_step else 0.9 * self._seconds_a_step + 0.1 * seconds
         step_tokens = self.stage.global_batch * self.stage.sequence_length
         self._record(
@@ -78,6 +81,7 @@ class TrainingProgress:
 
     def alive(self) -> None:
         """Between two steps: repeat, now and then, what is known, so that nobody takes a long validation or save for a hang."""
+        self._pulse.beat()
         if self._file and "step" in self._last and time.monotonic() >= self._reported + _SILENT_SECONDS:
             self._report()
 

@@ -1,0 +1,26 @@
+"""A rank's signs of life, one a second at most: a step may take a millisecond, and nobody needs to know that often."""
+
+import time
+
+from trainyard_api.protocol import Activity, Beat
+
+from .group import Group
+
+SECONDS = 1.0
+
+
+class Pulse:
+    """Tells the agent that this rank lives, and what it is at."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._last = Beat(activity="starting")
+        self._told = float("-inf")
+
+    def beat(self, activity: Activity | None = None, step: int | None = None) -> None:
+        """It lives, and is at this from now on, after this step: as before where they are left out."""
+        before = self._last
+        self._last = Beat(activity=activity or before.activity, step=before.step if step is None else step)
+        if time.monotonic() >= self._told + SECONDS or self._last.activity != before.activity:
+            self._group.report(beat=self._last)
+            self._told = time.monotonic()
