@@ -61,12 +61,6 @@ FAILURES = {
         "Crashed",
         "rank 0 ended with exit code 77",
     ),
-    "a crash in native code shows its signal": (
-        "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)",
-        139,
-        "Crashed",
-        "rank 0 was ended by SIGSEGV",
-    ),
 }
 
 
@@ -77,6 +71,16 @@ def test_an_agent_outlives_failed_attempts_and_tells_how_each_one_failed(agent):
         assert (said.exit_code, said.cause, said.message) == (exit_code, cause, message), way
     agent.assign("group.report(resumed_step=0)", attempt=attempt + 1)
     assert agent.end() == 0
+
+
+def test_a_crash_in_native_code_shows_its_signal_and_where_it_was(agent):
+    agent.assign("import ctypes\nprint('a line before')\nctypes.string_at(1)")
+    said = agent.failed()
+    assert (said.exit_code, said.cause) == (139, "Crashed")
+    assert said.message.startswith("rank 0 was ended by SIGSEGV in string_at (rank.py:")
+    *_, before, error, innermost, _, _, _ = said.last_lines
+    assert (before, error) == ("a line before", "Fatal Python error: Segmentation fault")
+    assert innermost.startswith("  string_at (")
 
 
 def test_nothing_of_a_failed_attempt_is_left_in_the_next(agent):

@@ -43,7 +43,8 @@ class Attempt:
                 exit_code=exit_code,
                 time=now(),
                 failure=rank.failure,
-                last_lines=list(rank.last_lines),
+                last_lines=rank.last_words.lines,
+                crashed_in=rank.last_words.crashed_in,
                 asked_to_stop=rank.asked_to_stop,
                 killed=rank.killed,
             )

@@ -28,6 +28,8 @@ class Ending:
     failure: Termination | None = None
     """What it said of it."""
     last_lines: list[str] = field(default_factory=list)
+    crashed_in: str = ""
+    """Where it was when it crashed in native code, if that is known."""
     asked_to_stop: bool = False
     """We had sent SIGTERM before."""
     killed: bool = False
@@ -97,7 +99,8 @@ def _outside_view(ending: Ending) -> str:
     if ending.exit_code == -signal.SIGKILL:
         return f"rank {ending.rank} was killed from outside (SIGKILL): by hand, or by the kernel for lack of memory"
     if ending.exit_code < 0:
-        return f"rank {ending.rank} was ended by {signal.Signals(-ending.exit_code).name}"
+        where = f" in {ending.crashed_in}" if ending.crashed_in else ""
+        return f"rank {ending.rank} was ended by {signal.Signals(-ending.exit_code).name}{where}"
     return f"rank {ending.rank} ended with exit code {ending.exit_code}"
 
 

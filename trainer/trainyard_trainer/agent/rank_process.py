@@ -10,20 +10,17 @@ import json
 import os
 import signal
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from trainyard_api.protocol import Assignment, Beat, RankState, Report, Termination
 
 from .environment import Environment
+from .last_words import LastWords
 from .snapshots import Snapshots
 from .starting import Start, for_ranks
 
 PIPE_BYTES = 65_536
 """The most a pipe holds; also the longest line that is passed on in one piece."""
-LAST_LINES = 20
-LINE_CHARACTERS = 300
-"""Of a line that is kept for the termination log."""
 
 
 class RankProcess:
@@ -43,7 +40,7 @@ class RankProcess:
         self.asked_to_stop = False
         self.killed = False
         self.failure: Termination | None = None
-        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self.last_words = LastWords()
         self.heard = asyncio.get_running_loop().time()
         """When it last reported; at first, when it was started."""
         self.beat = Beat(activity="starting")
@@ -95,7 +92,7 @@ class RankProcess:
     def _print(self, line: bytes) -> None:
         sys.stdout.buffer.write(b"[rank %d] %s\n" % (self.rank, line))
         sys.stdout.buffer.flush()
-        self.last_lines.append(line.decode(errors="replace")[:LINE_CHARACTERS])
+        self.last_words.hear(line.decode(errors="replace"))
 
     def _report(self, line: bytes) -> None:
         report = Report.model_validate_json(line)

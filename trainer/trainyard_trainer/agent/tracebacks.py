@@ -12,6 +12,8 @@ A hang in native code shows as the Python line that called it, which is the one 
 import re
 from dataclasses import dataclass
 
+FATAL = "Fatal Python error:"
+"""What it begins with when the process crashes."""
 _THREAD = re.compile(r"(Current thread|Thread) 0x[0-9a-f]+")
 _FRAME = re.compile(r'  File "(?P<file>[^"]*)", line (?P<line>\d+) in (?P<function>.*)')
 _OURS = "/trainyard_trainer/"
