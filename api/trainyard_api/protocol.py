@@ -129,6 +129,23 @@ class Hang(Reported):
     """URI of the folder that holds the stacks of all threads, a file a rank; empty if storage did not take them."""
 
 
+class Pace(Reported):
+    """How long a rank takes for its own part of a step, without waiting for others."""
+
+    rank: int
+    seconds: float
+
+
+class Straggler(Reported):
+    """A rank that is persistently slower than the others."""
+
+    rank: int
+    seconds: float
+    """For its own part of a step."""
+    usual_seconds: float
+    """The median of all ranks."""
+
+
 class PeerState(Reported):
     """What agent 0 knows of another agent of its group."""
 
@@ -137,6 +154,7 @@ class PeerState(Reported):
     phase: AgentPhase
     termination: Termination | None = None
     hang: Hang | None = None
+    paces: list[Pace] = []
 
 
 class AgentState(Reported):
@@ -162,6 +180,10 @@ class AgentState(Reported):
     """How the ranks of this attempt ended."""
     hang: Hang | None = None
     """That ranks of this attempt have gone silent; they are left as they are until the next assignment."""
+    paces: list[Pace] = []
+    """Of the ranks here."""
+    stragglers: list[Straggler] = []
+    """Of all ranks; agent 0 alone knows them."""
     peers: list[PeerState] = []
     """The other agents of the group, of this attempt, as far as they have been heard of; agent 0 alone has them."""
 
@@ -176,6 +198,8 @@ class Beat(Reported):
     activity: Activity
     step: int = 0
     """The last one that is done."""
+    pace: float | None = None
+    """Seconds that it takes for its own part of a step: the median since it last said so, of 20 steps or more."""
 
 
 class SnapshotState(Reported):

@@ -105,6 +105,18 @@ class Quarantined(Reported):
     time: str
 
 
+class Straggler(Reported):
+    """A rank that is persistently slower than the others, which wait for it."""
+
+    rank: int
+    pod: str
+    node: str
+    seconds: float
+    """That it takes to fetch data and for the forward passes of a step, when this was found."""
+    usual_seconds: float
+    """The median of all ranks."""
+
+
 class WorkersStatus(Reported):
     """Pods of the current group."""
 
@@ -218,6 +230,8 @@ class Status(Reported):
     checkpoint: CheckpointStatus | None = None
     quarantined: tuple[Quarantined, ...] = ()
     """Checkpoints that were found bad: the last five."""
+    stragglers: tuple[Straggler, ...] = ()
+    """Ranks that hold the others up, the slowest first."""
     workers: WorkersStatus = WorkersStatus()
     waiting: Waiting | None = None
     restarts: Restarts = Restarts()

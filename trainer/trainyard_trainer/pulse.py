@@ -1,5 +1,6 @@
 """A rank's signs of life, one a second at most: a step may take a millisecond, and nobody needs to know that often."""
 
+import statistics
 import time
 
 from trainyard_api.protocol import Activity, Beat
@@ -7,6 +8,8 @@ from trainyard_api.protocol import Activity, Beat
 from .group import Group
 
 SECONDS = 1.0
+PACE_STEPS = 20
+"""At least, that a pace is the median of."""
 
 
 class Pulse:
@@ -16,11 +19,25 @@ class Pulse:
         self._group = group
         self._last = Beat(activity="starting")
         self._told = float("-inf")
+        self._own_seconds: list[float] = []
+
+    def step(self, step: int, own_seconds: float | None = None) -> None:
+        """A step is done, of which its own part took so long."""
+        if own_seconds is not None:
+            self._own_seconds.append(own_seconds)
+        self.beat("working", step)
 
     def beat(self, activity: Activity | None = None, step: int | None = None) -> None:
         """It lives, and is at this from now on, after this step: as before where they are left out."""
         before = self._last
         self._last = Beat(activity=activity or before.activity, step=before.step if step is None else step)
         if time.monotonic() >= self._told + SECONDS or self._last.activity != before.activity:
-            self._group.report(beat=self._last)
+            self._group.report(beat=self._last.model_copy(update=self._pace()))
             self._told = time.monotonic()
+
+    def _pace(self) -> dict[str, float]:
+        if len(self._own_seconds) < PACE_STEPS:
+            return {}
+        pace = statistics.median(self._own_seconds)
+        self._own_seconds = []
+        return {"pace": pace}

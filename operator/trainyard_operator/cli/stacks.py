@@ -1,4 +1,4 @@
-"""`trainyard stacks RUN`: where the ranks of a run hung, as their agents have stored it; with --now, where they are this moment.
+"""`trainyard stacks RUN`: where the ranks of a run hung, as their agents have stored it; with --now, where they are now.
 
 Agents of this machine are found as their processes are: by the owner in their environment, which also says where they answer.
 """
@@ -66,6 +66,6 @@ def _now(uid: str) -> Iterator[tuple[str, str]]:
     for pod, variables in sorted(processes.pods(f"{uid}/").items()):
         token = Path(variables["TRAINYARD_TOKEN_FILE"]).read_text().strip()
         url = f"http://{variables['TRAINYARD_BIND']}:{AGENT_PORT}/stacks"
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - http it is
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
             yield pod, answer.read().decode()

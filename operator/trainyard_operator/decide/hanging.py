@@ -20,7 +20,11 @@ OVERDUE_SECONDS = 60.0
 NAMED_RANKS = 8
 """More are counted instead."""
 CULPRITS_FIRST = {"unresponsive": 0, "runs": 1, "waits": 2}
-VERBS = {"unresponsive": ("does not respond:", "do not respond:"), "runs": ("is in", "are in"), "waits": ("waits in", "wait in")}
+VERBS = {
+    "unresponsive": ("does not respond:", "do not respond:"),
+    "runs": ("is in", "are in"),
+    "waits": ("waits in", "wait in"),
+}
 
 
 def still_telling(seen: Observation) -> bool:
@@ -54,7 +58,9 @@ def _told(seen: Observation, hangs: list[Hang]) -> End:
     stacks = next((hang.stacks for hang in hangs if hang.stacks), "")
     culprit = places[0].ranks[0] if places and places[0].state != "waits" else None
     pod = None if culprit is None else seen.group.get(culprit // seen.run.spec.ranks_per_worker(seen.stage))
-    text = f"no step for {seen.seconds_since(since):.0f} s: {summary(places)}" + (f"; stacks: {stacks}" if stacks else "")
+    text = f"no step for {seen.seconds_since(since):.0f} s: {summary(places)}" + (
+        f"; stacks: {stacks}" if stacks else ""
+    )
     said = Termination(exit_code=0, cause=Reason.HUNG, rank=culprit)
     return End(Reason.HUNG, text, pod, at=since, said=said, stacks=stacks)
 
@@ -81,5 +87,7 @@ def _sentence(place: Place) -> str:
     one, several = VERBS[place.state]
     if len(place.ranks) == 1:
         return f"rank {place.ranks[0]} {one} {place.where}"
-    which = f"ranks {', '.join(map(str, place.ranks))}" if len(place.ranks) <= NAMED_RANKS else f"{len(place.ranks)} ranks"
+    which = (
+        f"ranks {', '.join(map(str, place.ranks))}" if len(place.ranks) <= NAMED_RANKS else f"{len(place.ranks)} ranks"
+    )
     return f"{which} {several} {place.where}"

@@ -1,10 +1,11 @@
 """While ranks run: progress and checkpoints go into status, every few seconds at most, and recoveries get their clocks."""
 
 from trainyard_api.protocol import AgentState
-from trainyard_api.status import Phase, Reason, Recovery
+from trainyard_api.status import Phase, Progress, Reason, Recovery
 
 from .decision import Decision, change, nothing, shown
 from .observation import Observation, format_time
+from .straggling import described, slow_ranks, told_of
 
 WRITE_SECONDS = 5.0
 """At most one status write in so long, unless the phase changes: a thousand runs then cost 200 writes a second at worst."""
@@ -21,11 +22,12 @@ def running(seen: Observation) -> Decision | None:
     progress = shown(agent.progress) if agent.progress else seen.status.progress
     if progress and seen.agent_changed:
         progress = progress.model_copy(update={"heartbeat_time": format_time(seen.agent_changed)})
+    slow = slow_ranks(seen)
     status = change(
         seen,
         phase=Phase.RUNNING if up else Phase.STARTING,
         reason=(Reason.TRAINING if trains else Reason.STAGE_RUNNING) if up else Reason.STARTING_RANKS,
-        message=(progress.message or "") if progress else "",
+        message="; ".join([*_said(progress), *map(described, slow)]),
         progress=progress,
         checkpoint=agent.checkpoint or seen.status.checkpoint,
         recoveries=_clocked(seen, agent) if up else seen.status.recoveries,
@@ -33,6 +35,7 @@ def running(seen: Observation) -> Decision | None:
             update={"ready": sum(pod.phase == "Running" for pod in seen.group.values())}
         ),
         waiting=None,
+        stragglers=slow,
     )
     if status == seen.status:
         return nothing(seen, look_again=LOOK_SECONDS)
@@ -40,7 +43,11 @@ def running(seen: Observation) -> Decision | None:
     urgent = (status.phase, status.reason) != (seen.status.phase, seen.status.reason)
     if before and not urgent and seen.seconds_since(before) < WRITE_SECONDS:
         return nothing(seen, look_again=WRITE_SECONDS - seen.seconds_since(before))
-    return Decision(status, look_again=LOOK_SECONDS)
+    return Decision(status, look_again=LOOK_SECONDS, events=told_of(seen, slow))
+
+
+def _said(progress: Progress | None) -> list[str]:
+    return [progress.message] if progress and progress.message else []
 
 
 def _clocked(seen: Observation, agent: AgentState) -> tuple[Recovery, ...]:

@@ -157,6 +157,9 @@ class _RunCollector(Collector):
             "Age of the newest checkpoint of a run that goes on.",
             labels=RUN_LABELS,
         )
+        stragglers = GaugeMetricFamily(
+            "trainyard_run_stragglers", "Ranks that are persistently slower than the others.", labels=RUN_LABELS
+        )
         tally: Tally[tuple[str, str]] = Tally()
         for run in self._runs():
             status = Status.read_stored(run.get("status") or {})
@@ -168,9 +171,11 @@ class _RunCollector(Collector):
                 step.add_metric(labels, status.progress.step)
                 if status.progress.loss is not None:
                     loss.add_metric(labels, status.progress.loss)
+            if status.stragglers and status.phase not in FINISHED:
+                stragglers.add_metric(labels, len(status.stragglers))
             if status.checkpoint and status.phase not in (*FINISHED, Phase.SUSPENDED):
                 saved = datetime.fromisoformat(status.checkpoint.time)
                 age.add_metric(labels, (self._now() - saved).total_seconds())
         for (namespace, phase), count in tally.items():
             phases.add_metric([namespace, phase], count)
-        yield from (phases, info, step, loss, age)
+        yield from (phases, info, step, loss, age, stragglers)

@@ -34,7 +34,9 @@ def records(**fields: object) -> Expectation:
 
 CASES: Cases = {
     "the rank that others wait for is named, with its pod and node": (
-        told(hang({0: WAITS}, stacks="file:///s/stacks/attempt-2"), hang({1: LOADS}, stacks="file:///s/stacks/attempt-2")),
+        told(
+            hang({0: WAITS}, stacks="file:///s/stacks/attempt-2"), hang({1: LOADS}, stacks="file:///s/stacks/attempt-2")
+        ),
         (
             becomes(Phase.RECOVERING, Reason.HUNG),
             says(
@@ -42,7 +44,9 @@ CASES: Cases = {
                 "(engine/processes.py:67); stacks: file:///s/stacks/attempt-2"
             ),
             tells("Hung", "rank 1 is in load"),
-            records(pod="tiny-base-1-2", node="node-b", rank=1, stacks="file:///s/stacks/attempt-2", detect_seconds=61.0),
+            records(
+                pod="tiny-base-1-2", node="node-b", rank=1, stacks="file:///s/stacks/attempt-2", detect_seconds=61.0
+            ),
             lambda d, _: d.status.restarts.hangs == 1,
         ),
     ),

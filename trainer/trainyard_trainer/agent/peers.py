@@ -47,6 +47,7 @@ def _news(agent: Agent) -> PeerState | None:
         phase=state.phase,
         termination=state.termination,
         hang=state.hang,
+        paces=state.paces,
     )
 
 

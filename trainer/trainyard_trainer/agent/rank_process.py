@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from trainyard_api.protocol import Assignment, Beat, RankState, Report, Termination
@@ -44,6 +45,8 @@ class RankProcess:
         self.heard = asyncio.get_running_loop().time()
         """When it last reported; at first, when it was started."""
         self.beat = Beat(activity="starting")
+        self.paces: deque[float] = deque(maxlen=2)
+        """That it told last."""
         self.stacks = for_ranks(os.memfd_create("trainyard-stacks"))
         """Memory that it writes its stacks to."""
         self.asked = asyncio.Lock()
@@ -99,6 +102,8 @@ class RankProcess:
         self.failure = report.failure or self.failure
         self.heard = asyncio.get_running_loop().time()
         self.beat = report.beat or self.beat
+        if report.beat and report.beat.pace is not None:
+            self.paces.append(report.beat.pace)
         self._on_report(report)
 
 

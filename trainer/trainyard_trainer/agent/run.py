@@ -19,6 +19,7 @@ from .ending import bounded
 from .environment import Environment, hold_port
 from .events import log
 from .hanging import watch_ranks
+from .pacing import watch_paces
 from .peers import tell_first
 from .server import application
 from .supervisor import Agent
@@ -58,14 +59,14 @@ async def run(environment: Environment) -> int:
     log("listening", address=f"{environment.bind}:{AGENT_PORT}", master_port=port)
 
     telling = asyncio.create_task(tell_first(agent, token))
-    watching = asyncio.create_task(watch_ranks(agent))
-    for task in (telling, watching):
+    watching = [asyncio.create_task(watch(agent)) for watch in (watch_ranks, watch_paces)]
+    for task in (telling, *watching):
         task.add_done_callback(partial(_on_end, agent))
     termination = await agent.terminated
     write_termination(environment.termination_log, termination)
     await asyncio.wait([telling], timeout=LAST_ANSWER_SECONDS)
-    telling.cancel()
-    watching.cancel()
+    for task in (telling, *watching):
+        task.cancel()
     await runner.cleanup()
     return termination.exit_code
 

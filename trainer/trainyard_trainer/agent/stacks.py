@@ -66,7 +66,9 @@ async def _stack_of(rank: RankProcess) -> Stack | None:
         inside, waits = place(threads(written))
         state, where = "waits" if waits else "runs", inside
     silent = asyncio.get_running_loop().time() - rank.heard
-    head = f"rank {rank.rank}, pid {rank.pid}: {rank.beat.activity} after step {rank.beat.step}, silent for {silent:.1f} s"
+    head = (
+        f"rank {rank.rank}, pid {rank.pid}: {rank.beat.activity} after step {rank.beat.step}, silent for {silent:.1f} s"
+    )
     lines = [head, f"kernel: {kernel.described(rank.pid)}", *kernel.threads(rank.pid), "", written or "no answer"]
     return Stack(rank.rank, state, where, "\n".join(lines) + "\n")
 

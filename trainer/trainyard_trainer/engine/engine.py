@@ -20,6 +20,7 @@ from trainyard_api.stages import PretrainStage
 from ..errors import PermanentError
 from .configuration import deepspeed_configuration
 from .optimizer import adamw, set_learning_rate
+from .own_time import OwnTime
 from .state import Fragment, fragments, set_steps
 
 
@@ -31,6 +32,8 @@ class Engine:
         configuration = deepspeed_configuration(stage, accumulation)
         self.device = device
         self.accumulation = accumulation
+        self.own_time = OwnTime(device)
+        """Of the last step."""
         self._clip_norm = stage.optimizer.clip_norm
         self.parameter_shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
         self._adamw = adamw(model.to(device), stage.optimizer)
@@ -49,8 +52,11 @@ class Engine:
         set_learning_rate(self._adamw, learning_rate)
         losses = torch.zeros((), dtype=torch.float64)
         norm = math.nan
-        for number, tokens_BT in enumerate(micro_batches, start=1):
-            loss = self._loss(tokens_BT, "mean")
+        self.own_time.begin()
+        own = iter(micro_batches)
+        for number in range(1, self.accumulation + 1):
+            with self.own_time.counted():
+                loss = self._loss(next(own), "mean")
             self._deepspeed.backward(loss)
             if not self.zero_stage and number == self.accumulation:
                 norm = float(nn.utils.clip_grad_norm_(self._deepspeed.module.parameters(), self._clip_norm or math.inf))

@@ -43,7 +43,7 @@ def evaluate(group: Group) -> Artifact | None:
     nats, tokens, done = 0.0, 0, 0
     for batch_nats, batch_tokens in losses(trained.model, windows, mine, stage.micro_batch, device):
         nats, tokens, done = nats + batch_nats, tokens + batch_tokens, done + stage.micro_batch
-        pulse.beat("working", done)
+        pulse.step(done)
         _report(group, min(done, len(mine)), len(mine), "held-out text")
     pulse.beat("waiting")
     total_nats, total_tokens = processes.add_up(nats, tokens)

@@ -78,7 +78,14 @@ def train(group: Group, device: torch.device) -> Artifact | None:
             stopping.hold_back()
             loss = losses / (group.world_size * batches.accumulation)
             _refuse_divergence(step, loss, grad_norm)
-            progress.step(step, batches.positions(step), loss=loss, learning_rate=rate, grad_norm=grad_norm)
+            progress.step(
+                step,
+                batches.positions(step),
+                loss=loss,
+                learning_rate=rate,
+                grad_norm=grad_norm,
+                own_seconds=engine.own_time.seconds,
+            )
 
             last = step == stage.steps
             if not (stop or last):

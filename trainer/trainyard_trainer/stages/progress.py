@@ -48,10 +48,19 @@ class TrainingProgress:
         """A step begins here; what came before (saving, validating) isn't its time."""
         self._clock = time.monotonic()
 
-    def step(self, step: int, positions: range, *, loss: float, learning_rate: float, grad_norm: float) -> None:
-        """Record a step that is done, on these positions in the order of data."""
+    def step(
+        self,
+        step: int,
+        positions: range,
+        *,
+        loss: float,
+        learning_rate: float,
+        grad_norm: float,
+        own_seconds: float | None = None,
+    ) -> None:
+        """Record a step that is done, on these positions in the order of data; this rank's own part took `own_seconds`."""
         seconds = time.monotonic() - self._clock
-        self._pulse.beat("working", step)
+        self._pulse.step(step, own_seconds)
         self._seconds_a_step = seconds if not self._seconds_a_step else 0.9 * self._seconds_a_step + 0.1 * seconds
         step_tokens = self.stage.global_batch * self.stage.sequence_length
         self._record(

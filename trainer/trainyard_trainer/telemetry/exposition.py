@@ -59,6 +59,12 @@ class AgentMetrics(Collector):
         for phase in PHASES:
             phases.add_metric([*self._values, phase], phase == state.phase)
         yield phases
+        if state.paces:
+            own = "Seconds that a rank takes for its own part of a step (data, forward passes), without waiting for others."
+            paces = GaugeMetricFamily("trainyard_rank_own_seconds", own, labels=[*self._names, "rank"])
+            for pace in state.paces:
+                paces.add_metric([*self._values, str(pace.rank)], pace.seconds)
+            yield paces
         if state.resumed_step is not None:
             resumed = "Step of the checkpoint that this attempt began with; 0 when it began anew."
             yield self._gauge("resumed_step", resumed, state.resumed_step)
