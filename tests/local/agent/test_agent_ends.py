@@ -160,8 +160,8 @@ def test_an_idle_agent_that_is_stopped_ends_with_20(agent):
 
 
 def test_sigterm_lets_ranks_save_and_ends_with_20(agent):
-    agent.assign(f"group.report(resumed_step=0)\n{STOPS}", ranks=2)
-    agent.when(lambda state: state.resumed_step == 0)
+    agent.assign(f"{SAVES}print('has something to save')\n{STOPS}", ranks=2)
+    eventually(lambda: agent.log.read_text().count("has something to save") == 2, DEADLINE, "two ranks that save")
     agent.signal(signal.SIGTERM)
     assert agent.end() == 20
     said = agent.termination
