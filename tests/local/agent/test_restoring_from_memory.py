@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from agents import AgentUnderTest, parsed
 from conditions import eventually
-from training import TINY, TINY_GPT2_WITH_DROPOUT, Ranks, a_corpus, a_job, metric_lines, shard_digests
+from training import TINY, TINY_GPT2_WITH_DROPOUT, a_corpus, a_job, metric_lines, shard_digests
+from warm_ranks import WarmRanks
 
 EVERY, LAST = 60, 180
 SETTINGS: dict[str, Any] = TINY | {
@@ -56,10 +57,10 @@ def kill_rank(agent: AgentUnderTest) -> None:
 
 
 def test_what_dies_is_taken_from_memory_as_long_as_every_shard_is_somewhere(start_agent, corpus, tmp_path):
-    undisturbed = Ranks(a_job("pretrain", tmp_path / "undisturbed", SETTINGS, {"data": corpus}))
+    undisturbed = WarmRanks(a_job("pretrain", tmp_path / "undisturbed", SETTINGS, {"data": corpus}))
     undisturbed.succeed()
     output = tmp_path / "disturbed"
-    first, second = start_agent(), start_agent()
+    first, second = start_agent(TRAINYARD_KIND="pretrain"), start_agent(TRAINYARD_KIND="pretrain")
 
     train([first, second], output, corpus, attempt=1)
     assert resumed(first, 1) == (0, None)
@@ -78,7 +79,7 @@ def test_what_dies_is_taken_from_memory_as_long_as_every_shard_is_somewhere(star
     kill_rank(first)
     first.failed(3)
 
-    second = start_agent()  # a new one, which holds nothing
+    second = start_agent(TRAINYARD_KIND="pretrain")  # a new one, which holds nothing
     train([first, second], output, corpus, attempt=4)
     assert resumed(first, 4) == (EVERY, "memory")
     assert (first.end(), second.end()) == (0, 0)

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from object_store import connected_to, object_store
-from training import TINY, Ranks, a_job, committed_steps, held_out_losses
+from training import TINY, a_job, committed_steps, held_out_losses
 from trainyard_api.checkpoint import Name
 from trainyard_api.storage import Files
 from trainyard_operator.cli.checkpoints import checkpoints_command
 from trainyard_operator.cli.main import read_options
 from trainyard_operator.cluster.home import Home
+from warm_ranks import WarmRanks
 
 MANIFEST: dict[str, Any] = {
     "apiVersion": "trainyard.dev/v1alpha1",
@@ -67,7 +68,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "validation": {"everySteps": 5, "sequences": 5},
         "checkpoint": {"everySteps": 5, "keep": 4},
     }
-    Ranks(a_job("pretrain", output, settings, {"data": corpus})).succeed()
+    WarmRanks(a_job("pretrain", output, settings, {"data": corpus})).succeed()
     return Trained(root, committed_steps(output))
 
 

@@ -12,6 +12,7 @@ from conditions import eventually
 from training import TINY, Ranks, a_job, committed, committed_steps
 from trainyard_api.checkpoint import Name
 from trainyard_api.exit_codes import ExitCode
+from warm_ranks import WarmRanks
 
 LAST = 60
 SETTINGS: dict[str, Any] = TINY | {"steps": LAST, "checkpoint": {"everySteps": 5, "keep": 100}}
@@ -33,7 +34,7 @@ def unfinished(output: Path) -> list[Path]:
 @pytest.fixture
 def paused(corpus: Path, tmp_path: Path) -> Iterator[tuple[Ranks, list[int]]]:
     """A group that was stopped in the middle of a save, and all its processes."""
-    ranks = Ranks(a_job("pretrain", tmp_path / "base", SETTINGS, {"data": corpus}))
+    ranks = WarmRanks(a_job("pretrain", tmp_path / "base", SETTINGS, {"data": corpus}))
     eventually(lambda: committed_steps(ranks.output), 60, "a checkpoint", ranks.said)
     everyone = [*(rank.pid for rank in ranks.processes), *ranks.writers()]
     os.kill(everyone[-1], signal.SIGSTOP)
@@ -50,7 +51,7 @@ def test_a_group_paused_in_mid_save_can_not_commit_when_it_goes_on(
 ) -> None:
     older, everyone = paused
     before = committed_steps(older.output)
-    newer = Ranks(a_job("pretrain", older.output, SETTINGS, {"data": corpus}), attempt=2)
+    newer = WarmRanks(a_job("pretrain", older.output, SETTINGS, {"data": corpus}), attempt=2)
     newer.succeed()
     assert [report["resumedStep"] for report in newer.reports() if "resumedStep" in report] == [before[-1]]
     steps, made = committed_steps(older.output), contents(older.output)

@@ -21,6 +21,7 @@ from training import (
     shard_digests,
 )
 from trainyard_api.exit_codes import ExitCode
+from warm_ranks import WarmRanks
 
 LAST = 120
 SETTINGS: dict[str, Any] = TINY | {
@@ -48,7 +49,7 @@ def test_a_run_that_ended_early_goes_on_to_the_same_bits(
     undisturbed: Ranks, corpus: Path, tmp_path: Path, sent: signal.Signals, expected: list[int]
 ) -> None:
     job = a_job("pretrain", tmp_path / "disturbed", SETTINGS, {"data": corpus})
-    first = Ranks(job)
+    first = WarmRanks(job)
     eventually(lambda: committed_steps(first.output), 60, "a checkpoint", first.said)
     for process in first.processes:
         process.send_signal(sent)
@@ -58,7 +59,7 @@ def test_a_run_that_ended_early_goes_on_to_the_same_bits(
     assert saved <= done < LAST
     assert sent == signal.SIGKILL or saved == done
 
-    second = Ranks(job, attempt=2)
+    second = WarmRanks(job, attempt=2)
     second.succeed()
     [resumed] = [report["resumedStep"] for report in second.reports() if "resumedStep" in report]
     assert resumed == saved
@@ -94,7 +95,7 @@ def test_ranks_start_without_chatter(undisturbed: Ranks) -> None:
 
 
 def test_the_exported_model_is_the_trained_one(undisturbed: Ranks, corpus: Path, tmp_path: Path) -> None:
-    Ranks(a_job("export", tmp_path / "export", {"model": "base"}, {"model": undisturbed.output}), 1).succeed()
+    WarmRanks(a_job("export", tmp_path / "export", {"model": "base"}, {"model": undisturbed.output}), 1).succeed()
     from trainyard_trainer.data.shards import TokenShards
     from trainyard_trainer.engine.batches import read_samples
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -114,8 +115,8 @@ def test_evaluation_is_the_same_however_ranks_and_batches_share_it(
 ) -> None:
     inputs = {"model": undisturbed.output, "data": corpus}
     settings = {"model": "base", "data": "corpus", "sequenceLength": 16, "samples": {"prompts": ["bam"]}}
-    one = Ranks(a_job("evaluate", tmp_path / "one", settings | {"microBatch": 3}, inputs), 1)
-    two = Ranks(a_job("evaluate", tmp_path / "two", settings, inputs), 2)
+    one = WarmRanks(a_job("evaluate", tmp_path / "one", settings | {"microBatch": 3}, inputs), 1)
+    two = WarmRanks(a_job("evaluate", tmp_path / "two", settings, inputs), 2)
     one.succeed()
     two.succeed()
     metrics = [each.reports()[-1]["artifact"]["metrics"] for each in (one, two)]

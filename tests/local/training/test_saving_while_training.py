@@ -12,6 +12,7 @@ from conditions import eventually
 from mounts import mounted
 from training import TINY, TINY_GPT2_WITH_DROPOUT, Ranks, a_job, committed, committed_steps, losses, shard_digests
 from trainyard_api.exit_codes import ExitCode
+from warm_ranks import WarmRanks
 
 LAST = 200
 SETTINGS: dict[str, Any] = TINY | {
@@ -25,7 +26,7 @@ SETTINGS: dict[str, Any] = TINY | {
 
 @pytest.fixture(scope="module")
 def undisturbed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Ranks:
-    ranks = Ranks(a_job("pretrain", tmp_path_factory.mktemp("run") / "undisturbed", SETTINGS, {"data": corpus}))
+    ranks = WarmRanks(a_job("pretrain", tmp_path_factory.mktemp("run") / "undisturbed", SETTINGS, {"data": corpus}))
     ranks.succeed()
     return ranks
 
@@ -45,7 +46,7 @@ def test_writers_that_are_killed_again_and_again_cost_checkpoints_and_nothing_el
     seed = random.randrange(1_000_000)
     print(f"seed {seed}")
     draw = random.Random(seed)
-    ranks = Ranks(a_job("pretrain", tmp_path / "disturbed", SETTINGS, {"data": corpus}))
+    ranks = WarmRanks(a_job("pretrain", tmp_path / "disturbed", SETTINGS, {"data": corpus}))
     eventually(lambda: step_of(ranks) > 1, 60, "training", ranks.said)
     kills = 0
     while step_of(ranks) < LAST - 60 and ranks.processes[0].poll() is None:
@@ -65,7 +66,7 @@ def test_a_rank_killed_while_a_checkpoint_is_written_resumes_from_the_one_before
     undisturbed: Ranks, corpus: Path, tmp_path: Path
 ) -> None:
     job = a_job("pretrain", tmp_path / "disturbed", SETTINGS, {"data": corpus})
-    first = Ranks(job)
+    first = WarmRanks(job)
     eventually(lambda: newest(first), 60, "a checkpoint", first.said)
     writers = first.writers()
     os.kill(writers[1], signal.SIGSTOP)
@@ -76,7 +77,7 @@ def test_a_rank_killed_while_a_checkpoint_is_written_resumes_from_the_one_before
     assert newest(first) == before
     eventually(lambda: not any(is_writer(each) for each in writers), 10, "the writers' end")
 
-    second = Ranks(job, attempt=2)
+    second = WarmRanks(job, attempt=2)
     second.succeed()
     assert [report["resumedStep"] for report in second.reports() if "resumedStep" in report] == [before]
     assert shard_digests(second.output, LAST) == shard_digests(undisturbed.output, LAST)
@@ -88,7 +89,7 @@ def test_storage_that_becomes_read_only_is_told_and_outlived(undisturbed: Ranks,
     folder = tmp_path / "disturbed/checkpoints"
     folder.mkdir(parents=True)
     with mounted(folder) as remount:
-        ranks = Ranks(job)
+        ranks = WarmRanks(job)
         eventually(lambda: newest(ranks), 60, "a checkpoint", ranks.said)
         eventually(lambda: remount("ro"), 10, "a moment in which nothing is written")
         eventually(lambda: any("Read-only" in said for said in messages(ranks)), 20, "word of it", ranks.said)
