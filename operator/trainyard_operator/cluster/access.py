@@ -5,6 +5,7 @@ In a pod it is the mounted service account, elsewhere the current context of KUB
 Tokens of service accounts rotate, so each request carries what the token's file said within the last minute.
 """
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import aiohttp
 import kopf
 from aiohttp.client_middlewares import ClientHandlerType
 from yarl import URL
+
+from .protocol import ConflictError, GoneError, Manifest
 
 TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 TOKEN_SECONDS = 60
@@ -33,6 +36,16 @@ def find_connection() -> kopf.ConnectionInfo:
     if found is None:
         raise AccessError("no service account is mounted here and there is no kubeconfig; set KUBECONFIG to one")
     return found
+
+
+class ApiError(Exception):
+    """The API server refused a request, and not for a reason that the protocol names."""
+
+    def __init__(self, what: str, code: int, reason: str, message: str) -> None:
+        super().__init__(f"{what}: {code} {reason}: {message}")
+        self.code = code
+        self.reason = reason
+        self.message = message
 
 
 class Access:
@@ -70,3 +83,23 @@ class Access:
             self._headers = {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
             self._token_read = time.monotonic()
         return self._headers
+
+
+async def read_object(what: str, answer: aiohttp.ClientResponse) -> Manifest:
+    """The object that answers the request `what`; raises what a `Status` object that tells of a failure means.
+
+    An answer that isn't JSON is a proxy's page: an ApiError with its text.
+    """
+    text = await answer.text()
+    try:
+        content: Manifest = json.loads(text)
+    except ValueError:
+        content = {"message": text[:200]}
+    if answer.status < 400:
+        return content
+    message = content.get("message", "")
+    if answer.status == 409:
+        raise ConflictError(f"{what}: {message}")
+    if answer.status == 404:
+        raise GoneError(f"{what}: {message}")
+    raise ApiError(what, answer.status, content.get("reason", ""), message)

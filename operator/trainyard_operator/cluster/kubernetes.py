@@ -10,14 +10,15 @@ import hmac
 import json
 import logging
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import Any
 
 import aiohttp
 from trainyard_api.names import AGENT_PORT, API_VERSION, GROUP, KIND, LABEL_RUN, PLURAL
 from trainyard_api.run import TrainingRun
 
-from .access import Access
+from .access import Access, ApiError, read_object
+from .gate import Writing
 from .pace import Pace, retry_after
 from .protocol import ConflictError, GoneError, Manifest, RefusedError
 
@@ -44,25 +45,26 @@ REFUSED = (400, 403, 422)
 DEFAULT_HOLD_SECONDS = 1.0
 
 
-class ApiError(Exception):
-    """The API server refused a request, and not for a reason that the protocol names."""
-
-    def __init__(self, what: str, code: int, reason: str, message: str) -> None:
-        super().__init__(f"{what}: {code} {reason}: {message}")
-        self.code = code
-        self.reason = reason
-        self.message = message
-
-
 class KubernetesCluster:
-    """The cluster behind an API server. `namespaces` are those to watch; none means all of them."""
+    """The cluster behind an API server. `namespaces` are those to watch; none means all of them.
 
-    def __init__(self, access: Access, key: bytes, namespaces: tuple[str, ...] = (), pace: Pace | None = None) -> None:
+    `writing` is entered around whatever changes the cluster, after all waiting for a turn.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        key: bytes,
+        namespaces: tuple[str, ...] = (),
+        pace: Pace | None = None,
+        writing: Writing = nullcontext,
+    ) -> None:
         self._server = access.server
         self._session = access.session()
         self._key = key
         self._namespaces = namespaces
         self._pace = pace or Pace()
+        self._writing = writing
         self._parallel = asyncio.Semaphore(PARALLEL)
 
     async def close(self) -> None:
@@ -202,17 +204,19 @@ class KubernetesCluster:
         self, method: str, path: str, body: Manifest | None = None, query: dict[str, str] | None = None
     ) -> Manifest:
         """Send a request and return the object that answers it, waiting out what the server asks to wait for."""
+        permit = nullcontext if method == "GET" else self._writing
         async with asyncio.timeout(DEADLINE_SECONDS), self._parallel:
             while True:
                 await self._pace.wait()
-                async with self._session.request(
-                    method, self._server + path, json=body, params=query, timeout=ATTEMPT_TIMEOUT
-                ) as answer:
-                    content: Any = await _content(answer)
-                    if answer.status < 400:
-                        return dict(content)
+                async with (
+                    permit(),
+                    self._session.request(
+                        method, self._server + path, json=body, params=query, timeout=ATTEMPT_TIMEOUT
+                    ) as answer,
+                ):
                     if answer.status not in OVERLOADED:
-                        raise _error(f"{method} {path}", answer.status, content)
+                        return await read_object(f"{method} {path}", answer)
+                    await answer.read()
                     self._pace.hold(retry_after(answer.headers) or DEFAULT_HOLD_SECONDS)
 
 
@@ -224,22 +228,3 @@ def slim_run(run: Manifest) -> Manifest:
 
 def _owners(manifest: Manifest) -> set[str]:
     return {owner["uid"] for owner in manifest["metadata"].get("ownerReferences", [])}
-
-
-async def _content(answer: aiohttp.ClientResponse) -> Any:
-    """The JSON of an answer; what isn't JSON (a proxy's page) as a message."""
-    text = await answer.text()
-    try:
-        return json.loads(text)
-    except ValueError:
-        return {"message": text[:200]}
-
-
-def _error(what: str, code: int, status: Manifest) -> Exception:
-    """The exception for a `Status` object that tells of a failure."""
-    message = f"{what}: {status.get('message', '')}"
-    if code == 409:
-        return ConflictError(message)
-    if code == 404:
-        return GoneError(message)
-    return ApiError(what, code, status.get("reason", ""), status.get("message", ""))

@@ -4,10 +4,12 @@ them.
 
 import asyncio
 import logging
+from contextlib import nullcontext
 
 import aiohttp
 from trainyard_api.protocol import AgentState, Assignment
 
+from ..cluster.gate import Writing
 from ..cluster.protocol import Cluster, Manifest
 from ..decide.observation import Pod
 from .store import Key, Store
@@ -27,11 +29,12 @@ class AgentError(Exception):
 
 
 class Agents:
-    """Follows one agent of each run, and puts what it says in the store."""
+    """Follows one agent of each run, and puts what it says in the store. `writing` is entered around assignments."""
 
-    def __init__(self, store: Store, cluster: Cluster) -> None:
+    def __init__(self, store: Store, cluster: Cluster, writing: Writing = nullcontext) -> None:
         self._store = store
         self._cluster = cluster
+        self._writing = writing
         self._session: aiohttp.ClientSession | None = None
         self._followed: dict[Key, tuple[str, asyncio.Task[None]]] = {}
 
@@ -40,9 +43,11 @@ class Agents:
         url = f"{self._cluster.agent_url(pod)}/assignment"
         body = assignment.wire()
         try:
-            async with self._http().put(
-                url, json=body, headers=self._headers(run_uid), timeout=aiohttp.ClientTimeout(CALL_SECONDS)
-            ) as answer:
+            timeout = aiohttp.ClientTimeout(CALL_SECONDS)
+            async with (
+                self._writing(),
+                self._http().put(url, json=body, headers=self._headers(run_uid), timeout=timeout) as answer,
+            ):
                 if answer.status != 200:
                     raise AgentError(f"{url}: {answer.status} {(await answer.text())[:500]}")
         except (aiohttp.ClientError, TimeoutError) as error:
