@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from conditions import until
+from lease_server import LeaseServer
 
 END_SECONDS = 10.0
 
@@ -23,6 +24,7 @@ class ApiServer:
     def __init__(self) -> None:
         self.broken: dict[str, int] = {}
         self.watches: set[str] = set()
+        self.leases = LeaseServer()
         self._cut = asyncio.Event()
 
     def break_now(self, path: str, code: int) -> None:
@@ -112,8 +114,9 @@ class Operator:
 @asynccontextmanager
 async def operating(server: ApiServer, tmp_path: Path, port: int) -> AsyncIterator[Operator]:
     app = web.Application()
+    server.leases.add_to(app)
     app.router.add_route("*", "/{path:.*}", server.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.5)
+    runner = web.AppRunner(app, shutdown_timeout=0.5, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     named = {"name": "t", "cluster": {"server": f"http://127.0.0.1:{runner.addresses[0][1]}"}}
@@ -159,7 +162,38 @@ async def test_it_ends_well_and_soon_when_it_is_told_to(tmp_path: Path, port: in
         assert 'rest_client_requests_total{code="200",method="GET"}' in (await operator.page("/metrics"))[1]
         operator.process.send_signal(signal.SIGTERM)
         assert await operator.end() == 0
-        assert [event["event"] for event in operator.events()] == ["ready", "stopping"]
+        assert [event["event"] for event in operator.events()] == ["ready", "leading", "stopping"]
+
+
+async def test_another_leads_when_the_leader_is_told_to_end(
+    tmp_path_factory: pytest.TempPathFactory, unused_tcp_port_factory: Callable[[], int]
+):
+    server = ApiServer()
+    first, second = (operating(server, tmp_path_factory.mktemp(name), unused_tcp_port_factory()) for name in "ab")
+    leads = 'leader_election_master_status{name="trainyard"} 1.0'
+    async with first as leader:
+        await until(lambda: server.leases.holder and not server.leases.watches, "the first one leads", 30)
+        held_by = server.leases.holder
+        async with second as follower:
+            await follower.reaches("/readyz", 200)
+            await until(lambda: server.leases.watches == 1, "the second one watches the Lease", 30)
+            assert leads in (await leader.page("/metrics"))[1]
+            assert leads not in (await follower.page("/metrics"))[1]
+            leader.process.send_signal(signal.SIGTERM)
+            await until(lambda: server.leases.holder not in ("", held_by), "the second one leads")
+            assert leads in (await follower.page("/metrics"))[1]
+            assert await leader.end() == 0
+
+
+async def test_a_leader_whose_lease_another_has_taken_ends(tmp_path: Path, port: int):
+    server = ApiServer()
+    async with operating(server, tmp_path, port) as operator:
+        await started(server, operator)
+        await until(lambda: server.leases.holder, "it leads", 30)
+        server.leases.usurp("another")
+        assert await operator.end() == 1
+        assert operator.events()[-1]["why"] == "another holds the Lease"
+        assert server.leases.holder == "another"
 
 
 async def test_it_waits_for_the_crd_and_is_not_ready_meanwhile(tmp_path: Path, port: int):

@@ -43,7 +43,7 @@ class LocalRun:
             _now,
             on_status=lambda key, old, new: self.metrics.record_status(old, new),
         )
-        self._loop = Loop(queue, self.store, self.cluster, reconciler, _now, self.metrics.record_pass)
+        self._loop = Loop(queue, reconciler, self.metrics.record_pass)
         self.metrics.show_queue(queue)
         self.metrics.show_runs(self.store.runs, _now)
         self._task: asyncio.Task[None] | None = None

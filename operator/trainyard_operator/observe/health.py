@@ -33,8 +33,9 @@ class Health:
         """Whether the first lists are in."""
 
     def saw(self, watch: str) -> None:
-        """Note that a watch is alive: it was opened, or brought something."""
-        self._seen[watch] = self._now()
+        """Note that a watch is alive: it was opened, or brought something. Those that need not be are left out."""
+        if watch in self._seen:
+            self._seen[watch] = self._now()
 
     def watch_age(self) -> float:
         """Seconds since the quietest watch was last known to be alive."""

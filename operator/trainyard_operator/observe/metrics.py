@@ -105,6 +105,16 @@ class Metrics:
         """Show the runs that there are at each scrape."""
         self.registry.register(_RunCollector(runs, now))
 
+    def show_leadership(self, leads: Callable[[], bool], lease: str) -> None:
+        """Show whether this process acts, under client-go's name."""
+        master = Gauge(
+            "leader_election_master_status",
+            "1 if this process holds the Lease of that name, else 0.",
+            ["name"],
+            registry=self.registry,
+        )
+        master.labels(lease).set_function(leads)
+
     def show_lags(self, loop_lag: Callable[[], float], watch_age: Callable[[], float]) -> None:
         """Show how late the event loop is, and since when the quietest watch has given no sign of life, in seconds."""
         lag = Gauge(

@@ -1,5 +1,7 @@
-"""The operator's process on Kubernetes: kopf's watches, the reconcile loop and the pages of health and metrics in one
-event loop. It ends with 0 on SIGTERM, and with 1 as soon as any of its parts has ended: a restart is the repair.
+"""The operator's process on Kubernetes: kopf's watches, leadership, the reconcile loop and the pages of health and metrics in
+one event loop. It ends with 0 on SIGTERM, and with 1 as soon as any of its parts has ended: a restart is the repair.
+
+Every process watches and knows everything; the one that holds the Lease acts, the others wait for it.
 """
 
 import argparse
@@ -7,21 +9,22 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 import time
+import uuid
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import aiohttp
-from trainyard_api.names import KIND
 from yarl import URL
 
 from ..cluster.access import Access, find_connection
-from ..cluster.kubernetes import ApiError, KubernetesCluster
-from ..cluster.protocol import GoneError
+from ..cluster.gate import WriteGate
+from ..cluster.kubernetes import KubernetesCluster
+from ..cluster.leases import Lease
 from ..decide.observation import Settings
 from ..observe.health import Health
 from ..observe.logs import write_json_logs
@@ -29,14 +32,13 @@ from ..observe.metrics import Metrics
 from ..observe.server import serving
 from .agents import Agents
 from .kopf_wiring import watch, watched_paths
+from .lease import Leadership
+from .listing import keep_listing, take_in_patiently
 from .loop import Loop
 from .queue import WorkQueue
 from .reconcile import Reconciler
 from .store import Store
 
-FIRST_LISTS_SECONDS = 120.0
-"""How long the API server may be away, or our CRD missing, when the process starts."""
-FIRST_LISTS_PAUSE_SECONDS = 2.0
 STOP_SECONDS = 10.0
 """How long closing everything may take on SIGTERM; nothing is lost by cutting it short."""
 
@@ -50,6 +52,9 @@ class Options:
     trainer_image: str
     key: bytes
     namespaces: tuple[str, ...]
+    lease_namespace: str
+    lease_name: str
+    identity: str
     port: int
     log_level: str
 
@@ -62,7 +67,9 @@ def main() -> None:
     try:
         asyncio.new_event_loop().run_until_complete(operate(options))
     except Exception as error:
-        first = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+        first = error
+        while isinstance(first, ExceptionGroup):
+            first = first.exceptions[0]
         log.critical("operator ended", exc_info=True, extra={"why": str(first) or type(first).__name__})
         code = 1
     logging.shutdown()
@@ -83,6 +90,12 @@ def read_options(arguments: list[str]) -> Options:
     flag("--trainer-image", "TRAINYARD_TRAINER_IMAGE", "", "image of runs that name none")
     flag("--key-file", "TRAINYARD_KEY_FILE", "", "file with the secret that tokens of agents are derived from")
     flag("--watch-namespaces", "TRAINYARD_WATCH_NAMESPACES", "", "comma-separated; empty watches all")
+    flag(
+        "--lease-namespace", "TRAINYARD_LEASE_NAMESPACE", "", "where the Lease is; empty: the pod's, or context's, own"
+    )
+    flag("--lease-name", "TRAINYARD_LEASE_NAME", "trainyard", "of all operators that name the same Lease, one acts")
+    own_name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    flag("--identity", "POD_NAME", own_name, "name to hold the Lease under: the pod's, or one that no process has had")
     flag("--port", "TRAINYARD_PORT", "8080", "port of /healthz, /readyz and /metrics")
     flag("--log-level", "TRAINYARD_LOG_LEVEL", "info", "debug, info, warning or error")
     given = parser.parse_args(arguments)
@@ -99,7 +112,16 @@ def read_options(arguments: list[str]) -> Options:
     if len(key) < 16:
         parser.error("--key-file must name a file with at least 16 bytes, the same ones after each restart")
     namespaces = tuple(name.strip() for name in given.watch_namespaces.split(",") if name.strip())
-    return Options(given.trainer_image, key, namespaces, int(given.port), given.log_level)
+    return Options(
+        trainer_image=given.trainer_image,
+        key=key,
+        namespaces=namespaces,
+        lease_namespace=given.lease_namespace,
+        lease_name=given.lease_name,
+        identity=given.identity,
+        port=int(given.port),
+        log_level=given.log_level,
+    )
 
 
 async def operate(options: Options) -> None:
@@ -133,32 +155,45 @@ async def _work(options: Options, stop: asyncio.Event) -> None:
             health.saw(url.path)
 
     queue = WorkQueue(on_taken=metrics.record_queued)
-    store = Store(queue.add, _now)
-    access = Access(find_connection(), answered)
+    gate = WriteGate()
+    connection = find_connection()
+    access = Access(connection, answered)
     async with AsyncExitStack() as open_things:
-        cluster = KubernetesCluster(access, options.key, options.namespaces)
+        cluster = KubernetesCluster(access, options.key, options.namespaces, writing=gate.writing)
         open_things.push_async_callback(cluster.close)
-        agents = Agents(store, cluster)
+        lease = Lease(access, options.lease_namespace or connection.default_namespace or "default", options.lease_name)
+        open_things.push_async_callback(lease.close)
+        leadership = Leadership(lease, options.identity, gate)
+        store = Store(lambda key: queue.add(key) if leadership.leads else None, _now)
+        agents = Agents(store, cluster, gate.writing)
         open_things.push_async_callback(agents.close)
         metrics.show_queue(queue)
-        metrics.show_runs(store.runs, _now)
+        metrics.show_runs(lambda: store.runs() if leadership.leads else [], _now)
         metrics.show_lags(health.loop_lag, health.watch_age)
+        metrics.show_leadership(lambda: leadership.leads, options.lease_name)
         await open_things.enter_async_context(serving(metrics, options.port, health.troubles))
-        await _first_lists(store, cluster)
+        await take_in_patiently(store, cluster, _now)
         health.listed = True
         log.info("ready", extra={"server": access.server, "runs": len(store.runs())})
-        reconciler = Reconciler(
-            store,
-            cluster,
-            agents,
-            Settings(trainer_image=options.trainer_image),
-            _now,
-            on_status=lambda key, old, new: metrics.record_status(old, new),
-        )
-        loop = Loop(queue, store, cluster, reconciler, _now, metrics.record_pass, metrics.record_ghosts)
+
+        async def lead() -> None:
+            async with leadership.held():
+                await take_in_patiently(store, cluster, _now)  # what the one before has written, to the last
+                reconciler = Reconciler(
+                    store,
+                    cluster,
+                    agents,
+                    Settings(trainer_image=options.trainer_image),
+                    _now,
+                    on_status=lambda key, old, new: metrics.record_status(old, new),
+                )
+                store.wake_all()
+                await Loop(queue, reconciler, metrics.record_pass).run()
+
         async with asyncio.TaskGroup() as parts:
             parts.create_task(_lasting(watch(store, access, options.namespaces, lambda: _on_signals(stop)), "watches"))
-            parts.create_task(_lasting(loop.run(), "reconcile loop"))
+            parts.create_task(_lasting(keep_listing(store, cluster, _now, metrics.record_ghosts), "re-lists"))
+            parts.create_task(_lasting(lead(), "reconcile loop"))
             parts.create_task(_lasting(health.measure(), "health"))
 
 
@@ -166,22 +201,6 @@ async def _lasting(part: Awaitable[None], name: str) -> None:
     """Turn the end of a part that should never end into an error."""
     await part
     raise RuntimeError(f"the {name} ended")
-
-
-async def _first_lists(store: Store, cluster: KubernetesCluster) -> None:
-    """Learn of all runs and pods, waiting for an API server or CRD that isn't there yet."""
-    deadline = time.monotonic() + FIRST_LISTS_SECONDS
-    while True:
-        began = _now()
-        try:
-            store.repair(await cluster.list_runs(), KIND, began)
-            store.repair(await cluster.list_pods(), "Pod", began)
-            return
-        except (aiohttp.ClientError, TimeoutError, ApiError, GoneError) as error:
-            if time.monotonic() > deadline:
-                raise
-            log.warning("cannot list yet", extra={"error": str(error) or type(error).__name__})
-        await asyncio.sleep(FIRST_LISTS_PAUSE_SECONDS)
 
 
 def _now() -> datetime:

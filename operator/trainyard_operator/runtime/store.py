@@ -98,6 +98,11 @@ class Store:
         """The pods that carry the run's label, of any owner."""
         return [entry.manifest for entry in self._pods.get(key, {}).values()]
 
+    def wake_all(self) -> None:
+        """Have every run looked at."""
+        for run in self.runs():
+            self._wake((run["metadata"]["namespace"], run["metadata"]["name"]))
+
     def put_agent(self, key: Key, pod_uid: str, state: AgentState) -> None:
         """Take in what the agent of a pod says."""
         known = self._agents.get(pod_uid)

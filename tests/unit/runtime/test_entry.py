@@ -19,11 +19,27 @@ def test_flags_are_taken_from_the_environment(key_file: Path, monkeypatch: pytes
     monkeypatch.setenv("TRAINYARD_TRAINER_IMAGE", "registry/trainer:1")
     monkeypatch.setenv("TRAINYARD_KEY_FILE", str(key_file))
     monkeypatch.setenv("TRAINYARD_WATCH_NAMESPACES", "team-a, team-b")
-    assert read_options([]) == Options("registry/trainer:1", KEY, ("team-a", "team-b"), 8080, "info")
+    monkeypatch.setenv("TRAINYARD_LEASE_NAMESPACE", "system")
+    monkeypatch.setenv("POD_NAME", "trainyard-1")
+    assert read_options([]) == Options(
+        trainer_image="registry/trainer:1",
+        key=KEY,
+        namespaces=("team-a", "team-b"),
+        lease_namespace="system",
+        lease_name="trainyard",
+        identity="trainyard-1",
+        port=8080,
+        log_level="info",
+    )
 
 
 def test_no_namespaces_are_all_namespaces(key_file: Path):
     assert read_options(["--trainer-image", "t", "--key-file", str(key_file)]).namespaces == ()
+
+
+def test_outside_a_pod_no_two_processes_have_the_same_name(key_file: Path):
+    flags = ["--trainer-image", "t", "--key-file", str(key_file)]
+    assert read_options(flags).identity != read_options(flags).identity
 
 
 MISTAKES = {
