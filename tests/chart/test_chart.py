@@ -9,6 +9,7 @@ from typing import Any
 import helm_python
 import pytest
 import yaml
+from trainyard_operator.cluster import leases
 from trainyard_operator.cluster.kubernetes import VERBS
 
 CHART = Path("charts/trainyard")
@@ -22,6 +23,7 @@ REFUSED = {
     "a namespace that no cluster would have": ({"watchNamespaces": ["Team_A"]}, "watchNamespaces"),
     "a policy that isn't a pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
     "a string where a switch is meant": ({"crds": {"install": "false"}}, "install"),
+    "no operator at all": ({"replicas": 0}, "replicas"),
     "an interval without a unit": ({"monitoring": {"podMonitor": {"interval": "30"}}}, "interval"),
     "a memory limit that isn't a quantity": ({"resources": {"limits": {"memory": "lots"}}}, "memory"),
 }
@@ -43,12 +45,17 @@ def of_kind(objects: Objects, kind: str) -> Objects:
 
 def rules(role: dict[str, Any]) -> dict[tuple[str, str], set[str]]:
     """(API group, resource) → verbs."""
-    return {
-        (group, resource): set(rule["verbs"])
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-    }
+    found: dict[tuple[str, str], set[str]] = {}
+    for rule in role["rules"]:
+        for name in ((group, resource) for group in rule["apiGroups"] for resource in rule["resources"]):
+            found[name] = found.get(name, set()) | set(rule["verbs"])
+    return found
+
+
+def environment(deployment: dict[str, Any]) -> dict[str, Any]:
+    """The operator's environment variables: their values, or where those come from."""
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
 
 
 def test_helm_lint_has_nothing_to_say_but_that_an_icon_is_missing() -> None:
@@ -87,12 +94,15 @@ def test_the_operator_may_do_what_it_does_and_nothing_else() -> None:
     objects = render()
     (role,) = [r for r in of_kind(objects, "ClusterRole") if r["metadata"]["name"] == "trainyard"]
     assert rules(role) == VERBS
-    assert not of_kind(objects, "Role")
+    assert [each["metadata"]["name"] for each in of_kind(objects, "Role")] == ["trainyard-lease"]
 
 
 def test_with_namespaces_to_watch_it_may_do_so_there_alone() -> None:
     objects = render({"watchNamespaces": ["team-a", "team-b"]})
-    roles, bindings = of_kind(objects, "Role"), of_kind(objects, "RoleBinding")
+    roles, bindings = (
+        [each for each in of_kind(objects, kind) if each["metadata"]["name"] == "trainyard"]
+        for kind in ("Role", "RoleBinding")
+    )
     assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
     assert [binding["metadata"]["namespace"] for binding in bindings] == ["team-a", "team-b"]
     assert all(rules(role) == VERBS for role in roles)
@@ -101,14 +111,28 @@ def test_with_namespaces_to_watch_it_may_do_so_there_alone() -> None:
 
 def test_the_operator_is_told_what_to_watch() -> None:
     (deployment,) = of_kind(render({"watchNamespaces": ["team-a", "team-b"]}), "Deployment")
-    environment = {e["name"]: e["value"] for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
-    assert environment["TRAINYARD_WATCH_NAMESPACES"] == "team-a,team-b"
+    assert environment(deployment)["TRAINYARD_WATCH_NAMESPACES"] == "team-a,team-b"
 
 
-def test_two_operators_never_run_at_once() -> None:
-    (deployment,) = of_kind(render(), "Deployment")
-    assert deployment["spec"]["replicas"] == 1
-    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+def test_two_operators_stand_for_one_lease_each_under_its_pod_s_name_and_may_touch_no_other() -> None:
+    objects = render()
+    (deployment,), (role,) = of_kind(objects, "Deployment"), of_kind(objects, "Role")
+    assert deployment["spec"]["replicas"] == 2
+    assert rules(role) == leases.VERBS
+    named = {tuple(rule["verbs"]): rule.get("resourceNames") for rule in role["rules"]}
+    said = environment(deployment)
+    assert named == {("create",): None, ("get", "watch", "patch"): [said["TRAINYARD_LEASE_NAME"]]}
+    assert role["metadata"]["namespace"] == said["TRAINYARD_LEASE_NAMESPACE"] == "trainyard-system"
+    assert said["POD_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
+@pytest.mark.parametrize(("replicas", "budgets"), [(1, 0), (2, 1)])
+def test_a_drain_leaves_one_operator_where_there_are_two(replicas: int, budgets: int) -> None:
+    objects = render({"replicas": replicas})
+    (deployment,), found = of_kind(objects, "Deployment"), of_kind(objects, "PodDisruptionBudget")
+    assert len(found) == budgets
+    for budget in found:
+        assert budget["spec"] == {"maxUnavailable": 1, "selector": deployment["spec"]["selector"]}
 
 
 def test_users_who_may_edit_a_namespace_may_edit_its_runs_but_not_their_status() -> None:

@@ -1,4 +1,4 @@
-"""Fixtures on the cluster that `make kind-up` has made: a namespace a module, and the operator's pod."""
+"""Fixtures on the cluster that `make kind-up` has made: a namespace a module, and the pod of the operator that acts."""
 
 import re
 from collections.abc import Iterator
@@ -25,6 +25,5 @@ def namespace(request: pytest.FixtureRequest) -> Iterator[Namespace]:
 
 @pytest.fixture
 def operator_pod() -> str:
-    """The name of the operator's pod."""
-    running = get("-n", SYSTEM, "pods", "-l", "app.kubernetes.io/name=trainyard")["items"]
-    return str(running[0]["metadata"]["name"])
+    """The name of the pod of the operator that acts."""
+    return str(get("-n", SYSTEM, "lease", "trainyard")["spec"]["holderIdentity"])
