@@ -112,6 +112,7 @@ class Case:
     assigned: bool = False
     untold: int | None = None
     refusal: str = ""
+    went: dict[str, Any] | None = None
 
     def in_stage(self, stage: str = "base", phase: Phase = Phase.RUNNING, attempt: int = 2, **fields: Any) -> Self:
         """The run with a status that has got to this stage."""
@@ -158,6 +159,10 @@ class Case:
         """The run whose pods the cluster would not have."""
         return replace(self, refusal=message)
 
+    def lost(self, pod: dict[str, Any]) -> Self:
+        """The run after this pod of worker 0 has gone."""
+        return replace(self, went=pod)
+
     def seen(self) -> Observation:
         """All of it as an observation."""
         run, errors = read_run(self.run)
@@ -171,6 +176,7 @@ class Case:
             settings=Settings(trainer_image="trainer:1"),
             storage_uri="file:///storage",
             refusal=self.refusal,
+            went=read_pod(self.went) if self.went else None,
         )
 
     def _read(self, pod: dict[str, Any]) -> Pod:

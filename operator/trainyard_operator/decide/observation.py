@@ -86,6 +86,8 @@ class Observation:
     pods: tuple[Pod, ...]
     settings: Settings
     storage_uri: str
+    went: Pod | None = None
+    """The pod of worker 0 that went last, with its last words."""
     refusal: str = ""
     """Why the cluster would not have a pod in the last pass."""
 
@@ -126,9 +128,12 @@ class Observation:
     @property
     def checkpoint(self) -> CheckpointStatus | None:
         """The newest checkpoint of this stage; the status may still have that of the stage before."""
-        newest = (self.agent.checkpoint if self.agent else None) or self.status.checkpoint
+        return self.of_stage((self.agent.checkpoint if self.agent else None) or self.status.checkpoint)
+
+    def of_stage(self, checkpoint: CheckpointStatus | None) -> CheckpointStatus | None:
+        """The checkpoint, if it is one of this stage."""
         folder = artifact_uri(self.storage_uri, *self.run.key, self.stage.name)
-        return newest if newest and newest.uri.startswith(f"{folder}/") else None
+        return checkpoint if checkpoint and checkpoint.uri.startswith(f"{folder}/") else None
 
     @property
     def agent_changed(self) -> datetime | None:

@@ -25,6 +25,6 @@ def past_deadline(seen: Observation) -> Decision | None:
     text = f"its groups have run for activeDeadlineSeconds = {limit}, all in all"
     if decision := stopping(seen, Reason.DEADLINE_EXCEEDED, f"{text}: its workers save and leave"):
         return decision
-    remedy = "a new run of this name with a higher one goes on from the last checkpoint"
+    remedy = "to go on from the last checkpoint, make the run again with a higher one"
     failed = fail(seen, Reason.DEADLINE_EXCEEDED, f"{text}; {remedy}", **saved(seen))
     return replace(failed, actions=forced(living(seen)))

@@ -44,8 +44,9 @@ def living(seen: Observation) -> list[Pod]:
 
 def saved(seen: Observation) -> dict[str, object]:
     """How far the group that is stopped has come, in the last words of rank 0: its agent's, then its pod's."""
-    first = seen.group.get(0)
-    ended = first.termination if first and seen.status.active_since else None
+    first = seen.group.get(0) or seen.went
+    of_this_group = first is not None and first.stage == seen.stage.name and seen.status.active_since is not None
+    ended = first.termination if first and of_this_group else None
     said = ended or seen.agent
     return {
         "progress": shown(said.progress) if said and said.progress else seen.status.progress,

@@ -29,7 +29,8 @@ def _suspended(seen: Observation) -> Decision:
     """Nothing of the run lives. An attempt that a recovery was about to begin counts as begun, so that the time until the
     run goes on is not taken for that recovery's.
     """
-    stage, checkpoint = seen.status.stage, seen.checkpoint
+    left = change(seen, **saved(seen))
+    stage, checkpoint = left.stage, seen.of_stage(left.checkpoint)
     going_on = f"go on with stage {stage}" if stage else "begin"
     where = f", from step {checkpoint.step}" if checkpoint else ""
     message = f"spec.suspend is true; set it to false to {going_on}{where}"

@@ -79,6 +79,7 @@ class Reconciler:
         run, errors = read_run(manifest)
         status = Status.read_stored(manifest.get("status") or {})
         uid = manifest["metadata"]["uid"]
+        went = self._store.went(key)
         return Observation(
             now=self._now(),
             watching_since=self._since,
@@ -86,6 +87,7 @@ class Reconciler:
             errors=errors,
             status=status,
             pods=tuple(self._pod(pod) for pod in self._store.pods(key) if _owned_by(pod, uid)),
+            went=read_pod(went) if went and _owned_by(went, uid) else None,
             settings=self._settings,
             refusal=self._store.refusal(key),
             storage_uri=self._cluster.storage_uri(run) if not errors else "",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from trainyard_api.names import KIND, LABEL_RUN
+from trainyard_api.names import KIND, LABEL_RANK, LABEL_RUN
 from trainyard_api.protocol import AgentState
 
 from ..cluster.protocol import Manifest
@@ -43,6 +43,7 @@ class Store:
         self._agents: dict[str, AgentView] = {}
         self._assigned: dict[str, int] = {}
         self._refusals: dict[Key, str] = {}
+        self._went: dict[Key, Manifest] = {}
 
     def put(self, manifest: Manifest) -> None:
         """Take in a run or pod, unless what is known is newer."""
@@ -65,6 +66,9 @@ class Store:
             self._assigned.pop(uid, None)
             if manifest["kind"] == KIND:
                 self._refusals.pop(key, None)
+                self._went.pop(key, None)
+            elif manifest["metadata"]["labels"][LABEL_RANK] == "0" and self.run(key):
+                self._went[key] = _slim_pod(manifest)
             self._wake(key)
         if not self._pods.get(key):
             self._pods.pop(key, None)
@@ -102,6 +106,10 @@ class Store:
         """Have every run looked at."""
         for run in self.runs():
             self._wake((run["metadata"]["namespace"], run["metadata"]["name"]))
+
+    def went(self, key: Key) -> Manifest | None:
+        """The pod of worker 0 that went last, as it was then: its end and its going are often one event."""
+        return self._went.get(key)
 
     def put_agent(self, key: Key, pod_uid: str, state: AgentState) -> None:
         """Take in what the agent of a pod says."""

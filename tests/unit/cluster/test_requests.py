@@ -8,6 +8,8 @@ from pathlib import Path
 import kopf
 import pytest
 from aiohttp import web
+from builders import manifest
+from trainyard_api.run import TrainingRun
 from trainyard_operator.cluster import access as access_module
 from trainyard_operator.cluster.access import Access
 from trainyard_operator.cluster.kubernetes import ApiError, KubernetesCluster
@@ -163,3 +165,21 @@ async def test_a_deletion_names_the_uid_and_the_grace(tmp_path: Path):
         await cluster.delete_pod(POD, 0)
     assert [body["preconditions"] for body in bodies] == [{"uid": "u"}, {"uid": "u"}]
     assert [body.get("gracePeriodSeconds") for body in bodies] == [None, 0]
+
+
+async def test_a_run_is_deleted_as_it_was_seen_and_one_that_is_gone_is_no_error(tmp_path: Path):
+    bodies = []
+    codes = iter((200, 404, 409))
+
+    async def answer(request: web.Request) -> web.Response:
+        bodies.append(json.loads(await request.text()))
+        return status(next(codes), "")
+
+    run = TrainingRun.read_stored(manifest())
+    async with answering(answer, tmp_path) as (cluster, _, asked):
+        await cluster.delete_run(run)
+        await cluster.delete_run(run)
+        with pytest.raises(ConflictError):
+            await cluster.delete_run(run)
+    assert {request.path for request in asked} == {"/apis/trainyard.dev/v1alpha1/namespaces/team/trainingruns/tiny"}
+    assert bodies[0]["preconditions"] == {"uid": run.metadata.uid, "resourceVersion": "7"}

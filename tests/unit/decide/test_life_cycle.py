@@ -50,6 +50,14 @@ SUSPENDING: Cases = {
         trains(suspend=True).in_stage(reason=Reason.SUSPENDING).with_pods(ended(20, 0, checkpoint=SAVED), ended(20, 1)),
         (becomes(Phase.SUSPENDED, Reason.SUSPENDED, checkpoint=SAVED), does()),
     ),
+    "also if that pod went as it ended": (
+        trains(suspend=True).in_stage(reason=Reason.SUSPENDING).with_pods().lost(ended(20, 0, checkpoint=SAVED)),
+        (becomes(Phase.SUSPENDED, Reason.SUSPENDED, checkpoint=SAVED), says("step 57")),
+    ),
+    "but not what a pod of an earlier stage said": (
+        trains(suspend=True).in_stage(reason=Reason.SUSPENDING).with_pods().lost(done(0, stage="corpus", attempt=1)),
+        (becomes(Phase.SUSPENDED, Reason.SUSPENDED, checkpoint=None),),
+    ),
     "a pod that does not go is left behind": (
         trains(suspend=True).in_stage(reason=Reason.SUSPENDING).with_pods(deleting(pod(0), 60)),
         (

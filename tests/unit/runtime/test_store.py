@@ -3,8 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from builders import NOW, manifest, pod
-from trainyard_api.names import KIND
+from builders import NOW, ended, manifest, pod
+from trainyard_api.names import KIND, LABEL_RANK
 from trainyard_api.protocol import AgentState
 from trainyard_operator.runtime.store import Key, Store
 
@@ -79,6 +79,22 @@ def test_what_an_agent_says_wakes_its_run_only_when_it_differs() -> None:
     assert woken == [KEY]
     assert view is not None
     assert view.changed == NOW
+
+
+def test_the_last_words_of_worker_0_outlive_its_pod_but_not_its_run() -> None:
+    store, _, _ = a_store()
+    for each in (manifest(), pod(0), pod(1)):
+        store.put(each)
+    store.remove(ended(20, 0))  # its end was not seen by itself
+    store.remove(ended(20, 1))
+    went = store.went(KEY)
+    assert went is not None
+    assert went["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 20
+    assert went["metadata"]["labels"][LABEL_RANK] == "0"
+    store.put(pod(0, attempt=3))
+    store.remove(manifest())
+    store.remove(pod(0, attempt=3))
+    assert store.went(KEY) is None
 
 
 def test_forgetting_a_pod_forgets_its_agent_and_its_assignment() -> None:
