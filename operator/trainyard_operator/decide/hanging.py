@@ -11,7 +11,7 @@ from trainyard_api.protocol import Hang, Place, Termination
 from trainyard_api.status import Phase, Reason
 
 from .causes import End
-from .observation import Observation, later, parse_time
+from .observation import Observation, Pod, later, parse_time
 
 TELLING_SECONDS = 5.0
 """After one agent has told, how long the others may take: all ranks go silent within a step."""
@@ -29,9 +29,14 @@ VERBS = {
 
 def still_telling(seen: Observation) -> bool:
     """Whether some agents have told of a hang, and others may still."""
+    someone = any(peer.hang for peer in seen.peers)
+    return someone and bool(_mute(seen)) and seen.seconds_since(seen.agent_changed) < TELLING_SECONDS
+
+
+def _mute(seen: Observation) -> list[Pod]:
+    """Pods whose agents tell nothing of a hang."""
     told = {peer.worker for peer in seen.peers if peer.hang}
-    living = {worker for worker, pod in seen.group.items() if pod.alive}
-    return bool(told) and not told >= living and seen.seconds_since(seen.agent_changed) < TELLING_SECONDS
+    return [pod for worker, pod in seen.group.items() if pod.alive and worker not in told]
 
 
 def hung(seen: Observation) -> End | None:
@@ -57,10 +62,16 @@ def _told(seen: Observation, hangs: list[Hang]) -> End:
     since = min(parse_time(hang.since) for hang in hangs)
     stacks = next((hang.stacks for hang in hangs if hang.stacks), "")
     culprit = places[0].ranks[0] if places and places[0].state != "waits" else None
-    pod = None if culprit is None else seen.group.get(culprit // seen.run.spec.ranks_per_worker(seen.stage))
-    text = f"no step for {seen.seconds_since(since):.0f} s: {summary(places)}" + (
-        f"; stacks: {stacks}" if stacks else ""
-    )
+    mute = _mute(seen)
+    pod = mute[0] if mute else None
+    if culprit is not None:
+        pod = seen.group.get(culprit // seen.run.spec.ranks_per_worker(seen.stage))
+    parts = [summary(places)]
+    if mute:
+        parts.append(f"pods whose agents tell nothing: {', '.join(pod.name for pod in mute[:NAMED_RANKS])}")
+    if stacks:
+        parts.append(f"stacks: {stacks}")
+    text = f"no step for {seen.seconds_since(since):.0f} s: {'; '.join(parts)}"
     said = Termination(exit_code=0, cause=Reason.HUNG, rank=culprit)
     return End(Reason.HUNG, text, pod, at=since, said=said, stacks=stacks)
 

@@ -181,7 +181,7 @@ class _RunCollector(Collector):
                 step.add_metric(labels, status.progress.step)
                 if status.progress.loss is not None:
                     loss.add_metric(labels, status.progress.loss)
-            if status.stragglers and status.phase not in FINISHED:
+            if status.stragglers and status.phase == Phase.RUNNING:
                 stragglers.add_metric(labels, len(status.stragglers))
             if status.checkpoint and status.phase not in (*FINISHED, Phase.SUSPENDED):
                 saved = datetime.fromisoformat(status.checkpoint.time)

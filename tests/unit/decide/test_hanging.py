@@ -61,7 +61,11 @@ CASES: Cases = {
     "the other agents are given a moment to tell": (told(hang({0: WAITS})), (unchanged,)),
     "an agent that tells nothing is not waited for for long": (
         told(hang({0: WAITS}), changed=6),
-        (becomes(Phase.RECOVERING, Reason.HUNG),),
+        (
+            becomes(Phase.RECOVERING, Reason.HUNG),
+            says("rank 0 waits in all_reduce", "pods whose agents tell nothing: tiny-base-1-2"),
+            records(pod="tiny-base-1-2", node="node-b", rank=None),
+        ),
     ),
     "an agent whose ranks crash meanwhile tells the cause": (
         told(hang({0: WAITS})).training(hang=hang({0: WAITS}), peers=[]).with_pods(pod(0), pod(1, phase="Failed")),
