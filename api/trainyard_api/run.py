@@ -94,9 +94,9 @@ class Recovery(Model):
     window_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
     """How far back failures count."""
     hang_seconds: Annotated[int, Field(ge=5, le=604_800)] = 600
-    """A stage that reports nothing for so long is taken for hung, and recovered."""
+    """A rank that works and is silent for so long is taken for hung: stacks are taken, and all ranks started anew."""
     start_seconds: Annotated[int, Field(ge=5, le=604_800)] = 1_800
-    """From pods scheduled to ranks started, images pulled included."""
+    """From pods scheduled to ranks started, images pulled included; and how long a rank may be silent before its first step."""
     grace_seconds: Annotated[int, Field(ge=10, le=86_400)] | None = None
     """What a pod that must go is given to save in; without it, what saving has been measured to take, with a margin."""
 
