@@ -23,6 +23,13 @@ def test_who_is_slower_than_the_others(seconds: list[float], named: list[int]) -
     assert all((each.seconds, each.usual_seconds) == (seconds[each.rank], 0.1) for each in found)
 
 
+def test_one_that_is_known_to_be_slow_stays_so_near_the_limit() -> None:
+    paces = {0: 0.1, 1: 0.1, 2: 0.12, 3: 0.1}
+    assert stragglers(paces) == []
+    assert [each.rank for each in stragglers(paces, known=[2])] == [2]
+    assert stragglers(paces | {2: 0.11}, known=[2]) == []
+
+
 def test_once_slow_is_not_persistent() -> None:
     assert persistent([0.2]) is None
     assert persistent([0.1, 0.2]) == persistent([0.2, 0.1]) == 0.1

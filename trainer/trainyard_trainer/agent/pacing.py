@@ -19,11 +19,12 @@ async def watch_paces(agent: Agent) -> None:
         attempt, place, state = agent.attempt, agent.assignment, agent.board.state
         if not attempt or not place or attempt.number != place.attempt or not attempt.running:
             continue
-        known = {rank.rank: pace for rank in attempt.ranks if (pace := persistent([*rank.paces])) is not None}
-        paces = [Pace(rank=rank, seconds=seconds) for rank, seconds in known.items()]
+        own = {rank.rank: pace for rank in attempt.ranks if (pace := persistent([*rank.paces])) is not None}
+        paces = [Pace(rank=rank, seconds=seconds) for rank, seconds in own.items()]
         of_all = by_rank(paces, *(peer.paces for peer in state.peers))
-        slow = stragglers(of_all) if len(of_all) == place.world_size else state.stragglers
-        if [each.rank for each in slow] != [each.rank for each in state.stragglers]:
+        known = [each.rank for each in state.stragglers]
+        slow = stragglers(of_all, known) if len(of_all) == place.world_size else state.stragglers
+        if [each.rank for each in slow] != known:
             log("stragglers", ranks=",".join(str(each.rank) for each in slow))
         if (paces, slow) != (state.paces, state.stragglers):
             agent.board.publish(paces=paces, stragglers=slow)

@@ -5,7 +5,7 @@ garbage, or a disk that is busy for a moment, makes no straggler. It is told, an
 """
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from trainyard_api.protocol import Pace, Straggler
 
@@ -21,16 +21,23 @@ def persistent(paces: list[float]) -> float | None:
     return min(paces[-2:]) if len(paces) > 1 else None
 
 
-def stragglers(paces: Mapping[int, float]) -> list[Straggler]:
-    """The slow ones among these ranks."""
+def stragglers(paces: Mapping[int, float], known: Collection[int] = ()) -> list[Straggler]:
+    """The slow ones among these ranks. Those that are known for it stay so until they are half as much slower, or one that is
+    near the limit would be told again and again.
+    """
     if len(paces) < 2:
         return []
     usual = statistics.median_low(paces.values())
-    limit = usual * (TIMES_SLOWER if len(paces) > 2 else TIMES_SLOWER_OF_TWO)
+    times = TIMES_SLOWER if len(paces) > 2 else TIMES_SLOWER_OF_TWO
+
+    def slow(rank: int, seconds: float) -> bool:
+        slower, least = usual * (times - 1), LEAST_SECONDS
+        return seconds - usual > max(slower, least) / (2 if rank in known else 1)
+
     return [
         Straggler(rank=rank, seconds=round(seconds, 4), usual_seconds=round(usual, 4))
         for rank, seconds in sorted(paces.items())
-        if seconds > max(limit, usual + LEAST_SECONDS)
+        if slow(rank, seconds)
     ]
 
 
