@@ -6,13 +6,15 @@ from .storage import Storage
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 """Errors of a storage that no waiting makes writable."""
-_PROBE = ".writable"
+_PROBED = b"a few bytes"
 
 
-def probe(storage: Storage) -> None:
-    """Write to the storage, and leave nothing; OSError if that doesn't work."""
-    storage.write(_PROBE, b"")
-    storage.remove(_PROBE)
+def probe(storage: Storage, name: str = ".writable") -> None:
+    """Write to the storage, read it back, and leave nothing; OSError if that doesn't work."""
+    storage.write(name, _PROBED)
+    if storage.read(name) != _PROBED:
+        raise OSError(errno.EIO, "reads back otherwise than it was written", f"{storage.uri}/{name}")
+    storage.remove(name)
 
 
 def lasting(error: OSError) -> bool:

@@ -53,6 +53,7 @@ class Reason(StrEnum):
     NODE_LOST = "NodeLost"
     AGENT_SILENT = "AgentSilent"
     HUNG = "Hung"
+    PREFLIGHT_FAILED = "PreflightFailed"
     START_TIMEOUT = "StartTimeout"
     # the end
     COMPLETED = "Completed"

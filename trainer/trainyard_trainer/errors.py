@@ -33,6 +33,12 @@ class RetryableError(StageError):
     cause = "StorageError"
 
 
+class PreflightError(RetryableError):
+    """This machine is not fit; others of the group are."""
+
+    cause = "PreflightFailed"
+
+
 class PeerLostError(RetryableError):
     """Another rank is gone, or can't be reached."""
 

@@ -39,6 +39,14 @@ CASES = {
     "on a stop, losing those that left first is part of it": (ends(STOPPED, RETRY), True, (20, "Stopped", 0)),
     "without one, it is a lost peer": (ends(RETRY, STOPPED), False, (30, "PeerLost", 0)),
     "a stop that not a rank answered isn't one": (ends(RETRY, RETRY), True, (30, "PeerLost", 0)),
+    "who knows of a cause comes before those that lost a peer": (
+        [
+            *ends(RETRY),
+            Ending(1, RETRY, "t1", failure=Termination(exit_code=RETRY, cause="PreflightFailed", message="no storage")),
+        ],
+        False,
+        (30, "PreflightFailed", 1),
+    ),
     "stopped before it began": (ends(DONE, TERMINATED, asked=True), True, (20, "Stopped", 1)),
     "a rank that said that it stopped speaks for one that hadn't begun": (
         ends(DONE, TERMINATED, STOPPED, asked=True),

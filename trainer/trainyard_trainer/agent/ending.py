@@ -62,7 +62,10 @@ def decide_termination(endings: list[Ending], *, stop_requested: bool) -> Termin
         return _explain(permanent, ExitCode.PERMANENT, "PermanentError")
     if crashed := first(lambda it: it.crashed):
         return _explain(crashed, shown_code(crashed.exit_code), "Crashed")
-    retry = first(lambda it: it.exit_code == ExitCode.RETRY)
+    caused = first(
+        lambda it: it.exit_code == ExitCode.RETRY and it.failure is not None and it.failure.cause != "PeerLost"
+    )
+    retry = caused or first(lambda it: it.exit_code == ExitCode.RETRY)
     stopped = first(lambda it: it.exit_code == ExitCode.STOPPED) or first(lambda it: it.stopped)
     if stopped and (stop_requested or not retry):
         return _explain(stopped, ExitCode.STOPPED, "Stopped")

@@ -19,6 +19,7 @@ from ..checkpoint.trained import TrainedModel, load_trained, same_tokenizer
 from ..data.shards import TokenShards
 from ..data.tokenizer import token_bytes
 from ..engine import processes
+from ..engine.preflight import preflight
 from ..errors import PermanentError
 from ..evaluation.baselines import unigram_bits_per_byte, zlib_bits_per_byte
 from ..evaluation.perplexity import SlidingWindows, losses
@@ -31,6 +32,7 @@ def evaluate(group: Group) -> Artifact | None:
     """Write report.json; the artifact is rank 0's."""
     stage = group.settings(EvaluateStage)
     device = processes.join(group)
+    preflight(group, device)
     trained = load_trained(group.inputs["model"])
     trained.model.to(device)
     data = group.inputs["data"]

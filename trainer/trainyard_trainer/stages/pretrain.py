@@ -29,6 +29,7 @@ from ..data.shards import TokenShards
 from ..engine import processes
 from ..engine.batches import Batches, HeldOut
 from ..engine.engine import Engine
+from ..engine.preflight import preflight
 from ..engine.randomness import seed_streams
 from ..engine.schedule import learning_rate
 from ..errors import PermanentError, StopRequested
@@ -42,6 +43,7 @@ from .progress import TrainingProgress
 def pretrain(group: Group) -> Artifact | None:
     """Train to the last step, resuming from the newest good checkpoint. The artifact is rank 0's."""
     device = processes.join(group)
+    preflight(group, device)
     artifact = train(group, device)
     processes.leave()
     return artifact
