@@ -24,7 +24,7 @@ def manifest(**spec: Any) -> dict[str, Any]:
     """A valid run of prepare, pretrain (2 workers), export, with parts of its spec replaced."""
     stages = [
         {"name": "corpus", "prepare": {"sources": [{"builtin": "python-docs"}]}},
-        {"name": "base", "pretrain": {"data": "corpus", "model": {"type": "llama"}, "steps": 100, "globalBatch": 8}},
+        {"name": "base", "pretrain": {"data": "corpus", "model": {"type": "llama"}, "steps": 100, "globalBatch": 24}},
         {"name": "out", "export": {"model": "base"}},
     ]
     return {
@@ -111,6 +111,7 @@ class Case:
     agent_changed: datetime | None = None
     assigned: bool = False
     untold: int | None = None
+    unanswered: float | None = None
     refusal: str = ""
     went: dict[str, Any] | None = None
 
@@ -151,6 +152,10 @@ class Case:
             self, agent=AgentState(version=1, attempt=attempt, master_port=29500, **state), agent_changed=ago(1)
         )
 
+    def unanswering(self, seconds: float) -> Self:
+        """The run whose agent of worker 0 has not answered for so long."""
+        return replace(self, unanswered=seconds)
+
     def not_told(self, worker: int) -> Self:
         """The run with a worker whose agent does not take its assignment."""
         return replace(self, untold=worker)
@@ -183,9 +188,11 @@ class Case:
         worker = int(pod["metadata"]["labels"][LABEL_RANK])
         assigned = self.status.attempt if self.assigned and worker != self.untold else 0
         if worker == 0:
-            return read_pod(pod, assigned, self.agent, self.agent_changed)
-        state = pod["status"].get("agent")
-        return read_pod(pod, assigned, AgentState(version=1, master_port=29500, **state) if state else None, ago(1))
+            silent = ago(self.unanswered) if self.unanswered else None
+            return read_pod(pod, assigned, self.agent, self.agent_changed, silent or NOW, silent)
+        if not (said := pod["status"].get("agent")):
+            return read_pod(pod, assigned)
+        return read_pod(pod, assigned, AgentState(version=1, master_port=29500, **said), ago(1), NOW)
 
     def decide(self) -> Decision:
         """What is decided about it."""

@@ -134,15 +134,21 @@ def _processes(folder: Path) -> dict[int, tuple[str, bytes]]:
 
 def agent_processes(folder: Path) -> dict[str, int]:
     """Pid of each agent that runs now, by the name of its pod."""
-    found = {}
-    for pid in living(folder).get("agent", []):
-        try:
-            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:  # gone
-            continue
-        pod = next(each for each in variables if each.startswith(b"TRAINYARD_POD="))
-        found[pod.partition(b"=")[2].decode()] = pid
-    return found
+    return {pod: pid for pid in living(folder).get("agent", []) if (pod := _pod(pid))}
+
+
+def pod_processes(folder: Path, pod: str) -> list[int]:
+    """Pids of all that runs in a pod."""
+    return [pid for pid in _processes(folder) if _pod(pid) == pod]
+
+
+def _pod(pid: int) -> str:
+    """The pod that a process runs in; empty if the process is gone."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return next(each for each in variables if each.startswith(b"TRAINYARD_POD=")).partition(b"=")[2].decode()
 
 
 def weights(folder: Path) -> str:

@@ -2,7 +2,8 @@
 
 operator → agent    PUT /assignment   `Assignment`; the same again changes nothing, an older attempt gets 409
 operator ← agent    GET /state        `AgentState`; with ?since=VERSION&wait=SECONDS it answers when the state changes
-agent → agent 0     PUT /peer         `PeerState`: the operator, which asks agent 0 alone, sees all of the group there
+agent → agent 0     PUT /peer         `PeerState`: the operator, which asks agent 0 alone, sees all of the group there; said on
+                                      each change and every HEARTBEAT_SECONDS, so that each side notices when the other is gone
 person → agent      GET /stacks       where its ranks are at this moment, as text
 agent ← rank        GET, PUT /snapshots/RANK   a rank's shard, kept in the memory of this agent and of the next worker's
 agent ← rank        JSON lines on the descriptor named by TRAINYARD_REPORT_FD, each a `Report`
@@ -17,6 +18,11 @@ from typing import Any, Literal
 from .model import Reported
 from .stages import StageKind
 from .status import CheckpointStatus, Progress, Quarantined, RestoredFrom
+
+HEARTBEAT_SECONDS = 2.0
+"""Between two signs of life of an agent."""
+SILENT_SECONDS = 7.0
+"""Without one, after which an agent is called silent: three are missing then. Kubernetes notices a lost node after 50 s."""
 
 
 class Job(Reported):
@@ -93,7 +99,7 @@ class Termination(Reported):
 
     exit_code: int
     cause: str
-    """Done, Stopped, PermanentError, PeerLost, StorageError, Crashed, Killed."""
+    """Done, Stopped, PermanentError, PeerLost, StorageError, PreflightFailed, Crashed, Killed."""
     message: str = ""
     """What was wrong and what to do, for the user."""
     rank: int | None = None
@@ -186,6 +192,10 @@ class AgentState(Reported):
     """Of all ranks; agent 0 alone knows them."""
     peers: list[PeerState] = []
     """The other agents of the group, of this attempt, as far as they have been heard of; agent 0 alone has them."""
+    silent: dict[int, str] = {}
+    """Workers that should be heard of here and have not been for SILENT_SECONDS → when they last were: of agent 0 all others,
+    of the others agent 0.
+    """
 
 
 Activity = Literal["starting", "fetching", "restoring", "working", "waiting", "saving"]

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from local_runs import (
     made,
     metrics,
     nothing_lives,
+    pod_processes,
     rank_processes,
     running,
     steps_done,
@@ -128,6 +130,28 @@ async def test_a_rank_that_was_stopped_is_named_with_all_stacks_and_costs_no_bit
     assert "==> base attempt 2 rank-1\nrank 1, pid " in shown
     assert "add_up" in shown or "train_step" in shown
     assert weights(tmp_path) == weights(undisturbed)
+
+
+async def test_a_worker_that_is_not_heard_any_more_is_replaced_and_changes_nothing_when_it_wakes_up(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    write_run(tmp_path, TRAINED)
+    with running(tmp_path) as process:
+        await until(lambda: committed(tmp_path)[-1:] >= [20], "a checkpoint of step 20 or later", DEADLINE)
+        stopped = pod_processes(tmp_path, "tiny-base-1-2")
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        await until(lambda: "tiny-base-1-3" in agent_processes(tmp_path), "another agent in its place", DEADLINE)
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        await until(lambda: process.poll() is not None, "the end of the run", DEADLINE)
+    assert process.returncode == 0, (tmp_path / "output.txt").read_text()
+    [recovery] = stored(tmp_path)["status"]["recoveries"]
+    known = {name: recovery[name] for name in ("cause", "tier", "pod", "restoredFrom")}
+    assert known == {"cause": "AgentSilent", "tier": "pod", "pod": "tiny-base-1-2", "restoredFrom": "memory"}
+    assert weights(tmp_path) == weights(undisturbed)
+    assert nothing_lives(tmp_path)
 
 
 def trained_in(folder: Path, attempt: int) -> bool:

@@ -34,7 +34,7 @@ class LocalRun:
         queue = WorkQueue()
         self.store = Store(queue.add, _now)
         self.cluster = LocalCluster(home, self.store)
-        self._agents = Agents(self.store, self.cluster)
+        self._agents = Agents(self.store, self.cluster, _now)
         reconciler = Reconciler(
             self.store,
             self.cluster,

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from trainyard_api.exit_codes import ExitCode
-from trainyard_api.protocol import Termination
+from trainyard_api.protocol import SILENT_SECONDS, Termination
 from trainyard_api.status import Reason
 
 from .observation import Observation, Pod, parse_time
+from .silence import silences
 
 DISRUPTIONS = {
     "PreemptionByScheduler": Reason.PREEMPTED,
@@ -37,6 +38,8 @@ CONSEQUENCES = {"Stopped": STOPPED, "PeerLost": PEER_LOST}
 """What ranks say that ended because another one did."""
 SETTLE_SECONDS = 3.0
 """How long a consequence waits for its cause to be seen: an exit shows within a second where the kubelet is healthy."""
+SETTLE_SILENT_SECONDS = SILENT_SECONDS + SETTLE_SECONDS + 2
+"""The same while one of the group has not said how it fared: its node may be what was lost."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,22 @@ def ends(seen: Observation) -> list[End]:
     if seen.settled:
         lost = [worker for worker in range(seen.workers) if worker not in seen.group]
         found += [End(Reason.POD_DELETED, f"the pod of worker {worker} is gone", at=seen.now) for worker in lost]
+    found += [
+        End(
+            Reason.NODE_LOST if it.node_lost else Reason.AGENT_SILENT,
+            f"pod {it.pod.name}: nothing was heard of its agent for {seen.seconds_since(it.since):.0f} s"
+            + (f", nor of anything on node {it.pod.node}" if it.node_lost else ""),
+            it.pod,
+            at=it.since,
+        )
+        for it in silences(seen)
+    ]
     return sorted(found, key=lambda end: (not end.permanent, end.distance, _went_along(end), end.at or seen.now))
 
 
 def _went_along(end: End) -> bool:
     """Whether it only follows from another end, and its pod lives on: of all that were stopped, one was asked to by name."""
-    return end.consequence and end.pod is not None and end.pod.stays
+    return end.consequence and end.pod is not None and end.pod.wanted
 
 
 def _end_of_pod(pod: Pod) -> End | None:
@@ -119,4 +132,6 @@ def _end(pod: Pod | None, worker: int, code: int, said: Termination | None) -> E
         distance = CONSEQUENCES.get(said.cause, CAUSE) if said else PEER_LOST
     if code == ExitCode.STOPPED:
         return End(Reason.EVICTED, f"{name} was stopped", pod, at, code, said, distance=distance)
+    if said and said.cause == Reason.PREFLIGHT_FAILED:
+        return End(Reason.PREFLIGHT_FAILED, f"{name}: {text}", pod, at, code, said)
     return End(Reason.PROCESS_FAILED, f"{name}: exit code {code}: {text}", pod, at, code, said, distance=distance)

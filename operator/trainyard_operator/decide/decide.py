@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from .assigning import assigning
 from .beginning import beginning
+from .clearing import clearing
 from .completing import completing
 from .decision import Decision, change, nothing
 from .expiring import expiring
@@ -33,6 +34,7 @@ POLICIES = (
     forming,
     waiting,
     assigning,
+    clearing,
     running,
 )
 

@@ -2,10 +2,10 @@
 
 from trainyard_api.status import Phase, Reason, Recovery, Restarts
 
-from .causes import SETTLE_SECONDS, UNCOUNTED, End, ends
+from .causes import PEER_LOST, SETTLE_SECONDS, SETTLE_SILENT_SECONDS, UNCOUNTED, End, ends
 from .decision import Decision, DeletePod, Event, change, fail, nothing, shown
 from .hanging import hung, still_telling
-from .observation import Observation, format_time, later, parse_time
+from .observation import GIVEN_UP, Observation, Pod, format_time, later, parse_time
 from .tiers import tier_of
 
 KEPT_RECOVERIES = 10
@@ -13,8 +13,9 @@ KEPT_LINES = 5
 """Of what a process wrote last, in each recovery: all of a status must stay below 1 MB."""
 ANSWER_SECONDS = 60.0
 """An agent answers within a second of its start; on a cold node, imports have been seen to take 20."""
-SILENT_GRACE_SECONDS = 5
-"""What a pod gets whose agent does not answer: there is nothing in it to save."""
+OUTLIVED_ANSWER_SECONDS = 10.0
+GIVEN_UP_GRACE_SECONDS = 5
+"""What a pod gets that is given up: there is nothing in it to save."""
 UNPLACED_SECONDS = 300.0
 """How long those that stay may hold their nodes for one that has none; an autoscaler brings a node in 2 to 4 minutes."""
 UNPULLABLE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
@@ -25,7 +26,7 @@ def failing(seen: Observation) -> Decision | None:
     end = next(iter(ends(seen)), None)
     if seen.between_attempts and not (end and end.permanent):
         return None
-    if end and end.consequence and seen.seconds_since(end.at) < SETTLE_SECONDS:
+    if end and end.consequence and seen.seconds_since(end.at) < _settle_seconds(seen, end):
         return nothing(seen, look_again=0.5)
     if end is None and still_telling(seen):
         return nothing(seen, look_again=0.5)
@@ -35,6 +36,13 @@ def failing(seen: Observation) -> Decision | None:
     if end.permanent:
         return fail(seen, end.cause, f"stage {seen.stage.name}: {end.message}")
     return _recover(seen, end)
+
+
+def _settle_seconds(seen: Observation, end: End) -> float:
+    """How long a consequence waits for its cause."""
+    fared = {peer.worker for peer in seen.peers if peer.phase in ("failed", "succeeded")}
+    untold = any(pod.wanted and worker not in fared for worker, pod in seen.group.items())
+    return SETTLE_SILENT_SECONDS if end.distance == PEER_LOST and untold else SETTLE_SECONDS
 
 
 def _unplaced(seen: Observation) -> End | None:
@@ -53,10 +61,17 @@ def _silent(seen: Observation) -> End | None:
     silent = seen.unassigned
     if seen.status.ready_time is None or not silent:
         return None
-    if seen.seconds_since(later(parse_time(seen.status.ready_time), seen.watching_since)) < ANSWER_SECONDS:
+    waited = seen.seconds_since(later(parse_time(seen.status.ready_time), seen.watching_since))
+    silent = [pod for pod in silent if waited >= _answer_seconds(seen, pod)]
+    if not silent:
         return None
-    text = f"pod {silent[0].name}: no answer from its agent in {ANSWER_SECONDS:.0f} s"
+    text = f"pod {silent[0].name}: no answer from its agent in {_answer_seconds(seen, silent[0]):.0f} s"
     return End(Reason.AGENT_SILENT, text, silent[0], at=seen.now)
+
+
+def _answer_seconds(seen: Observation, pod: Pod) -> float:
+    """How long an agent may take to take its place: one that has had a place before need not start first."""
+    return ANSWER_SECONDS if pod.attempt == seen.status.attempt else OUTLIVED_ANSWER_SECONDS
 
 
 def _not_started(seen: Observation) -> End | None:
@@ -107,7 +122,8 @@ def _recover(seen: Observation, end: End) -> Decision:
     if len(failure_times) > limits.max_failures:
         text = f"{len(failure_times)} failures within {limits.window_seconds} s, maxFailures = {limits.max_failures}; last: "
         return fail(seen, Reason.TOO_MANY_FAILURES, text + end.message, restarts=restarts, failure_times=failure_times)
-    stay = [pod for pod in seen.group.values() if pod.stays and tier != "group"]
+    lost = [pod for pod in seen.group.values() if pod.wanted and _is_lost(end, pod)]
+    stay = [pod for pod in seen.group.values() if pod.wanted and pod not in lost and tier != "group"]
     recovering = change(
         seen,
         phase=Phase.RECOVERING,
@@ -121,6 +137,12 @@ def _recover(seen: Observation, end: End) -> Decision:
         workers=status.workers.model_copy(update={"ready": len(stay)}),
         waiting=None,
     )
-    silent = seen.unassigned if end.cause == Reason.AGENT_SILENT else []
-    deletes = tuple(DeletePod(pod.manifest, SILENT_GRACE_SECONDS) for pod in silent)
+    deletes = tuple(DeletePod(pod.manifest, GIVEN_UP_GRACE_SECONDS) for pod in lost)
     return Decision(recovering, deletes, look_again=0, events=(Event("Warning", end.cause, end.message),))
+
+
+def _is_lost(end: End, pod: Pod) -> bool:
+    """Whether the pod is given up: its silence or its node has ended the attempt, or it is on the node that was lost."""
+    if end.pod is None or end.cause not in GIVEN_UP:
+        return False
+    return pod is end.pod or (end.cause == Reason.NODE_LOST and pod.node == end.pod.node)

@@ -2,6 +2,7 @@
 
 from trainyard_api.status import FINISHED
 
+from .clearing import left_behind
 from .decision import Decision, DeletePod, nothing
 from .observation import Observation
 
@@ -15,6 +16,8 @@ def finished(seen: Observation) -> Decision | None:
         return None
     going = [pod for pod in seen.pods if not pod.over and pod.deleting is None]
     unwanted = [pod for pod in going if pod.alive or seen.seconds_since(pod.ended) > LINGER_SECONDS]
-    if not unwanted:
-        return nothing(seen, look_again=LINGER_SECONDS) if going else None
-    return Decision(seen.status, actions=tuple(DeletePod(pod.manifest) for pod in unwanted))
+    overdue = left_behind(seen)
+    if not unwanted and not overdue:
+        return nothing(seen, look_again=LINGER_SECONDS) if any(not pod.over for pod in seen.pods) else None
+    deletes = (DeletePod(pod.manifest) for pod in unwanted)
+    return Decision(seen.status, actions=(*deletes, *(DeletePod(pod.manifest, 0) for pod in overdue)))

@@ -26,7 +26,7 @@ def forming(seen: Observation) -> Decision | None:
 def _is_missing(seen: Observation, worker: int) -> bool:
     """One that was made for this attempt is not made again: how it ended is for others to decide about."""
     pod = seen.group.get(worker)
-    return pod is None or (pod.attempt < seen.status.attempt and not pod.stays)
+    return pod is None or (pod.attempt < seen.status.attempt and not seen.stays(pod))
 
 
 def _older(seen: Observation, worker: int) -> list[Pod]:

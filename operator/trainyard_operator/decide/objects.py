@@ -29,6 +29,7 @@ from trainyard_api.status import Status
 from ..cluster.protocol import Manifest
 from .grace import grace_seconds
 from .observation import Observation, parse_time
+from .placement import keep_off, lost_nodes
 from .template import merge
 
 LOST_NODE_SECONDS = 30
@@ -120,7 +121,12 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
         "env": [{"name": key, "value": value} for key, value in environment.items()],
         "ports": [{"name": "agent", "containerPort": AGENT_PORT}],
         "resources": _container_resources(resources),
-        "readinessProbe": {"httpGet": {"path": "/healthz", "port": "agent"}, "periodSeconds": 5},
+        # Unready within 5 s of its agent's silence: it is the agent then, not the node.
+        "readinessProbe": {
+            "httpGet": {"path": "/healthz", "port": "agent"},
+            "periodSeconds": 2,
+            "failureThreshold": 2,
+        },
         "volumeMounts": mounts,
     }
     volumes: list[dict[str, Any]] = [
@@ -163,6 +169,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
     }
     for template in (run.spec.template, stage.template):
         ours = merge(ours, template or {})
+    keep_off(ours, lost_nodes(seen))
     return _protect(seen, ours, labels)
 
 

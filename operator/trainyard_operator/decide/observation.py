@@ -10,9 +10,16 @@ from trainyard_api.model import explain_errors
 from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_STAGE, TRAINER_CONTAINER, artifact_uri
 from trainyard_api.protocol import AgentState, PeerState, Termination
 from trainyard_api.run import Metadata, Stage, TrainingRun
-from trainyard_api.status import CheckpointStatus, Phase, Status
+from trainyard_api.status import CheckpointStatus, Phase, Reason, Status
 
 from ..cluster.protocol import Manifest
+
+GIVEN_UP = (Reason.NODE_LOST, Reason.AGENT_SILENT, Reason.PREFLIGHT_FAILED)
+"""Causes whose pods may look alive, and are made anew all the same."""
+UNREADY_CONTAINER = "ContainersNotReady"
+"""The kubelet's reason in the Ready condition; the node controller gives none when it takes that away for the kubelet."""
+WITNESSES = 3
+"""Agents on other nodes that are asked what they have heard of a silent one."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,14 @@ class Pod:
     """What its agent last said, of whatever attempt; None of most pods, for one agent of a group is asked."""
     agent_changed: datetime | None
     """When that last differed from before."""
+    agent_answered: datetime | None
+    """When its agent last answered."""
+    silent_since: datetime | None
+    """The same of an agent that is asked and does not answer; None of all others."""
+    container_unready: bool
+    """The kubelet, which is there, finds that the agent does not answer."""
+    node_unready: bool
+    """Kubernetes has not heard of the kubelet for long."""
 
     @property
     def alive(self) -> bool:
@@ -67,8 +82,8 @@ class Pod:
         return self.phase in ("Succeeded", "Failed")
 
     @property
-    def stays(self) -> bool:
-        """Whether its agent will be there for the next attempt too."""
+    def wanted(self) -> bool:
+        """Whether it lives and nobody has asked it to go."""
         return self.alive and self.deleting is None and not self.disruption
 
 
@@ -104,10 +119,28 @@ class Observation:
         newest = {pod.worker: pod for pod in sorted(mine, key=lambda pod: pod.attempt)}
         return {worker: newest[worker] for worker in sorted(newest)}
 
+    def stays(self, pod: Pod) -> bool:
+        """Whether the pod's agent will be there for the next attempt too."""
+        return pod.wanted and not self.given_up(pod)
+
+    def given_up(self, pod: Pod) -> bool:
+        """Whether it is what the last recovery is from: nobody waits for its end, which a lost node never tells."""
+        last = self.status.recoveries[-1] if self.status.recoveries else None
+        if last is None or last.cause not in GIVEN_UP or pod.attempt > last.attempt:
+            return False
+        return pod.name == last.pod or (last.cause == Reason.NODE_LOST and pod.node == last.node != "")
+
     @property
-    def speaker(self) -> Pod | None:
-        """The pod whose agent is asked: the first that runs, for one whose work is done leaves before the others."""
-        return next((pod for pod in self.group.values() if pod.alive and pod.phase == "Running" and pod.ip), None)
+    def speakers(self) -> list[Pod]:
+        """The pods whose agents are asked: the first that runs, for one whose work is done leaves before the others.
+
+        If that is silent, those on its node as well, and some elsewhere, for what they have heard of it.
+        """
+        running = [pod for pod in self.group.values() if pod.alive and pod.phase == "Running" and pod.ip]
+        if not running or running[0].silent_since is None:
+            return running[:1]
+        elsewhere = [pod for pod in running if pod.node != running[0].node]
+        return [pod for pod in running if pod.node == running[0].node] + elsewhere[:WITNESSES]
 
     @cached_property
     def workers(self) -> int:
@@ -212,7 +245,12 @@ def read_run(manifest: Manifest) -> tuple[TrainingRun, tuple[str, ...]]:
 
 
 def read_pod(
-    manifest: Manifest, assigned: int = 0, agent: AgentState | None = None, agent_changed: datetime | None = None
+    manifest: Manifest,
+    assigned: int = 0,
+    agent: AgentState | None = None,
+    agent_changed: datetime | None = None,
+    agent_answered: datetime | None = None,
+    silent_since: datetime | None = None,
 ) -> Pod:
     """The typed view of a pod's JSON, and what is known of its agent."""
     metadata, status = manifest["metadata"], manifest.get("status", {})
@@ -220,6 +258,7 @@ def read_pod(
     conditions = {c["type"]: c for c in status.get("conditions", ())}
     scheduled = conditions.get("PodScheduled", {})
     disruption = conditions.get("DisruptionTarget", {})
+    ready = conditions.get("Ready", {})
     containers: dict[str, Manifest] = {c["name"]: c for c in status.get("containerStatuses", ())}
     state = containers.get(TRAINER_CONTAINER, {}).get("state", {})
     waiting, terminated = state.get("waiting", {}), state.get("terminated", {})
@@ -248,6 +287,10 @@ def read_pod(
         assigned=assigned,
         agent=agent,
         agent_changed=agent_changed,
+        agent_answered=agent_answered,
+        silent_since=silent_since,
+        container_unready=ready.get("status") == "False" and ready.get("reason") == UNREADY_CONTAINER,
+        node_unready=ready.get("status") == "False" and ready.get("reason") != UNREADY_CONTAINER,
     )
 
 

@@ -2,7 +2,7 @@
 
 What stays is left alone: agents end what they still have of old ranks when they get their next place. Pods that go after a
 disruption keep their grace period, for they save before they stop; after a failure what they hold is of no use, and they get
-seconds.
+seconds; one that is given up is not waited for.
 """
 
 from itertools import pairwise
@@ -26,8 +26,8 @@ def recovering(seen: Observation) -> Decision | None:
     if not seen.between_attempts:
         return None
     *_, last = seen.status.recoveries
-    staying = {pod.uid for pod in seen.group.values() if pod.stays and last.tier != "group"}
-    going = [pod for pod in seen.pods if pod.alive and pod.uid not in staying]
+    staying = {pod.uid for pod in seen.group.values() if seen.stays(pod) and last.tier != "group"}
+    going = [pod for pod in seen.pods if pod.alive and pod.uid not in staying and not seen.given_up(pod)]
     if decision := leaving(seen, going, None if last.cause in UNCOUNTED else FAILED_GRACE_SECONDS):
         return decision
     if (left := _pause(seen)) > 0:

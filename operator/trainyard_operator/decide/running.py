@@ -10,13 +10,17 @@ from .straggling import described, slow_ranks, told_of
 WRITE_SECONDS = 5.0
 """At most one status write in so long, unless the phase changes: a thousand runs then cost 200 writes a second at worst."""
 LOOK_SECONDS = 5.0
+LOOK_AT_SILENCE_SECONDS = 0.5
+"""While an agent does not answer."""
 
 
 def running(seen: Observation) -> Decision | None:
     """Bring what the agent of rank 0 says into the status."""
     agent = seen.agent
+    silent = any(pod.silent_since for pod in seen.group.values())
+    look_again = LOOK_AT_SILENCE_SECONDS if silent else LOOK_SECONDS
     if agent is None:
-        return nothing(seen, look_again=LOOK_SECONDS)
+        return nothing(seen, look_again)
     up = agent.resumed_step is not None or agent.progress is not None
     trains = seen.stage.kind == "pretrain"
     progress = shown(agent.progress) if agent.progress else seen.status.progress
@@ -38,12 +42,12 @@ def running(seen: Observation) -> Decision | None:
         stragglers=slow,
     )
     if status == seen.status:
-        return nothing(seen, look_again=LOOK_SECONDS)
+        return nothing(seen, look_again)
     before = seen.status.progress.heartbeat_time if seen.status.progress else None
     urgent = (status.phase, status.reason) != (seen.status.phase, seen.status.reason)
     if before and not urgent and seen.seconds_since(before) < WRITE_SECONDS:
-        return nothing(seen, look_again=WRITE_SECONDS - seen.seconds_since(before))
-    return Decision(status, look_again=LOOK_SECONDS, events=told_of(seen, slow))
+        return nothing(seen, look_again=min(look_again, WRITE_SECONDS - seen.seconds_since(before)))
+    return Decision(status, look_again=look_again, events=told_of(seen, slow))
 
 
 def _said(progress: Progress | None) -> list[str]:

@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from trainyard_api.status import Reason, Tier
 
 from .causes import End
-from .observation import Observation
+from .observation import GIVEN_UP, Observation
 
 CHEAP_TRIES = 2
 CHEAP_TRIES_AFTER_HANGS = 1
@@ -23,8 +23,8 @@ def tier_of(seen: Observation, end: End) -> Tier:
     tries = CHEAP_TRIES_AFTER_HANGS if end.cause == Reason.HUNG else CHEAP_TRIES
     if end.cause in WHOLE or futile(seen) >= tries:
         return "group"
-    staying = [pod for pod in seen.group.values() if pod.stays]
-    return "ranks" if len(staying) == seen.workers and end.cause != Reason.AGENT_SILENT else "pod"
+    staying = [pod for pod in seen.group.values() if pod.wanted]
+    return "ranks" if len(staying) == seen.workers and end.cause not in GIVEN_UP else "pod"
 
 
 def futile(seen: Observation) -> int:

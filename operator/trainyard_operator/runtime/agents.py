@@ -1,23 +1,27 @@
 """Talks to agents: one long poll a run, to the agent of rank 0 while it lives, and assignments when a decision asks for
-them.
+them. When that one is silent, others of its group are asked as well, for what they know of it.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from datetime import datetime
 
 import aiohttp
-from trainyard_api.protocol import AgentState, Assignment
+from trainyard_api.protocol import SILENT_SECONDS, AgentState, Assignment
 
 from ..cluster.gate import Writing
 from ..cluster.protocol import Cluster, Manifest
 from ..decide.observation import Pod
 from .store import Key, Store
 
-POLL_SECONDS = 20
-"""How long an agent may wait for news before it answers all the same."""
-CALL_SECONDS = 5
+POLL_SECONDS = 4
+"""How long an agent may wait for news before it answers all the same: a node that is lost shows by answers that do not come."""
+CALL_SECONDS = 3
 """Deadline of any call, on top of what it asks the agent to wait."""
+LAST_CALL_SECONDS = 1
+"""Deadline of the call that follows one without an answer; after two of them an agent is silent."""
 PAUSE_SECONDS = 0.1
 """Between two polls of one agent: bounds the load of a chatty one. Progress alone is news once a second."""
 
@@ -29,14 +33,17 @@ class AgentError(Exception):
 
 
 class Agents:
-    """Follows one agent of each run, and puts what it says in the store. `writing` is entered around assignments."""
+    """Follows an agent of each run, and puts what it says in the store. `writing` is entered around assignments."""
 
-    def __init__(self, store: Store, cluster: Cluster, writing: Writing = nullcontext) -> None:
+    def __init__(
+        self, store: Store, cluster: Cluster, now: Callable[[], datetime], writing: Writing = nullcontext
+    ) -> None:
         self._store = store
         self._cluster = cluster
+        self._now = now
         self._writing = writing
         self._session: aiohttp.ClientSession | None = None
-        self._followed: dict[Key, tuple[str, asyncio.Task[None]]] = {}
+        self._followed: dict[Key, dict[str, asyncio.Task[None]]] = {}
 
     async def assign(self, pod: Manifest, run_uid: str, assignment: Assignment) -> None:
         """PUT the assignment. Saying it twice is harmless. Raises AgentError."""
@@ -54,26 +61,31 @@ class Agents:
             raise AgentError(f"{url}: {error or type(error).__name__}") from error
         self._store.put_assigned(pod["metadata"]["uid"], assignment.attempt)
 
-    def follow(self, key: Key, pod: Pod | None) -> None:
-        """Poll this pod's agent, and no other one of this run."""
-        uid = pod.uid if pod else ""
-        known = self._followed.get(key)
-        if known and known[0] == uid and not known[1].done():
-            return
-        if known:
-            known[1].cancel()
-            del self._followed[key]
-        if pod:
-            self._followed[key] = uid, asyncio.create_task(self._poll(key, pod.manifest), name=f"agent of {key}")
+    def follow(self, key: Key, pods: Sequence[Pod]) -> None:
+        """Poll the agents of these pods, and no other ones of this run."""
+        known = self._followed.pop(key, {})
+        wanted = {pod.uid: pod for pod in pods}
+        for uid, task in known.items():
+            if uid not in wanted:
+                task.cancel()
+        if wanted:
+            self._followed[key] = {
+                uid: known[uid] if uid in known and not known[uid].done() else self._start_poll(key, pod)
+                for uid, pod in wanted.items()
+            }
 
     def forget(self, key: Key) -> None:
         """Stop polling for a run that is gone."""
-        if known := self._followed.pop(key, None):
-            known[1].cancel()
+        self.follow(key, ())
+
+    def _start_poll(self, key: Key, pod: Pod) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._poll(key, pod.manifest), name=f"agent of {pod.name}")
+        task.add_done_callback(lambda _: self._store.end_silence(pod.uid))
+        return task
 
     async def close(self) -> None:
         """Stop all polls."""
-        tasks = [task for _, task in self._followed.values()]
+        tasks = [task for each in self._followed.values() for task in each.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -85,20 +97,22 @@ class Agents:
         run = self._store.run(key)
         url = f"{self._cluster.agent_url(pod)}/state"
         headers = self._headers(run["metadata"]["uid"] if run else "")
-        timeout = aiohttp.ClientTimeout(POLL_SECONDS + CALL_SECONDS)
-        version = -1
+        version, heard, missed = -1, self._now(), 0
         while any(_is_running(known) for known in self._store.pods(key) if known["metadata"]["uid"] == uid):
+            wait, seconds = (0, LAST_CALL_SECONDS) if missed else (POLL_SECONDS, POLL_SECONDS + CALL_SECONDS)
+            query, timeout = {"since": str(version), "wait": str(wait)}, aiohttp.ClientTimeout(seconds)
             try:
-                query = {"since": str(version), "wait": str(POLL_SECONDS)}
                 async with self._http().get(url, params=query, headers=headers, timeout=timeout) as answer:
                     if answer.status == 200:
                         state = AgentState.model_validate_json(await answer.read())
-                        version = state.version
+                        version, heard, missed = state.version, self._now(), 0
                         self._store.put_agent(key, uid, state)
                     else:
                         log.warning("agent refused", extra={"url": url, "code": answer.status})
-            except (aiohttp.ClientError, TimeoutError):
-                pass  # starting or ending: the pod's own state says which, and silence has a deadline in the policies
+            except (aiohttp.ClientError, TimeoutError):  # starting, ending, or lost: the policies tell
+                missed += 1
+                if missed > 1 and (self._now() - heard).total_seconds() >= SILENT_SECONDS:
+                    self._store.put_silence(key, uid, heard)
             await asyncio.sleep(PAUSE_SECONDS)
 
     def _headers(self, run_uid: str) -> dict[str, str]:

@@ -165,7 +165,7 @@ async def _work(options: Options, stop: asyncio.Event) -> None:
         open_things.push_async_callback(lease.close)
         leadership = Leadership(lease, options.identity, gate)
         store = Store(lambda key: queue.add(key) if leadership.leads else None, _now)
-        agents = Agents(store, cluster, gate.writing)
+        agents = Agents(store, cluster, _now, gate.writing)
         open_things.push_async_callback(agents.close)
         metrics.show_queue(queue)
         metrics.show_runs(lambda: store.runs() if leadership.leads else [], _now)

@@ -70,7 +70,7 @@ class Reconciler:
         if decision.status.phase in FINISHED:
             self._agents.forget(key)
         else:
-            self._agents.follow(key, seen.speaker)
+            self._agents.follow(key, seen.speakers)
         if refused:
             raise refused
         return decision.look_again
@@ -96,8 +96,10 @@ class Reconciler:
     def _pod(self, manifest: Manifest) -> Pod:
         uid = manifest["metadata"]["uid"]
         view = self._store.agent(uid)
-        said = (view.state, view.changed) if view else (None, None)
-        return read_pod(manifest, self._store.assigned(uid), *said)
+        silent_since, assigned = self._store.silent_since(uid), self._store.assigned(uid)
+        if view is None:
+            return read_pod(manifest, assigned, silent_since=silent_since)
+        return read_pod(manifest, assigned, view.state, view.changed, view.answered, silent_since)
 
     async def _perform(self, seen: Observation, decision: Decision) -> None:
         """Perform all actions; the first error of any is raised after all have ended."""

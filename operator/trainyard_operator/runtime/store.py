@@ -20,10 +20,12 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class AgentView:
-    """What the agent of rank 0 last said, and when (operator's clock) that last differed from before."""
+    """What a pod's agent last said, and when (operator's clock) that last differed from before."""
 
     state: AgentState
     changed: datetime
+    answered: datetime
+    """When it last answered at all."""
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Store:
         self._runs: dict[str, _Entry] = {}
         self._pods: dict[Key, dict[str, _Entry]] = {}
         self._agents: dict[str, AgentView] = {}
+        self._silent: dict[str, datetime] = {}
         self._assigned: dict[str, int] = {}
         self._refusals: dict[Key, str] = {}
         self._went: dict[Key, Manifest] = {}
@@ -63,6 +66,7 @@ class Store:
             del entries[name]
             uid = known.manifest["metadata"]["uid"]
             self._agents.pop(uid, None)
+            self._silent.pop(uid, None)
             self._assigned.pop(uid, None)
             if manifest["kind"] == KIND:
                 self._refusals.pop(key, None)
@@ -113,10 +117,25 @@ class Store:
 
     def put_agent(self, key: Key, pod_uid: str, state: AgentState) -> None:
         """Take in what the agent of a pod says."""
-        known = self._agents.get(pod_uid)
-        if known is None or known.state != state:
-            self._agents[pod_uid] = AgentView(state, self._now())
+        known, now = self._agents.get(pod_uid), self._now()
+        news = known is None or known.state != state
+        self._agents[pod_uid] = AgentView(state, now if known is None or news else known.changed, now)
+        if self._silent.pop(pod_uid, None) or news:
             self._wake(key)
+
+    def put_silence(self, key: Key, pod_uid: str, since: datetime) -> None:
+        """Note that the agent of a pod has not answered since then."""
+        if pod_uid not in self._silent:
+            self._silent[pod_uid] = since
+            self._wake(key)
+
+    def end_silence(self, pod_uid: str) -> None:
+        """Nobody asks the agent of a pod any more."""
+        self._silent.pop(pod_uid, None)
+
+    def silent_since(self, pod_uid: str) -> datetime | None:
+        """When the agent of a pod, which does not answer any more, last did; None of one that is not known to be silent."""
+        return self._silent.get(pod_uid)
 
     def agent(self, pod_uid: str) -> AgentView | None:
         """What the agent of a pod last said."""

@@ -24,6 +24,19 @@ def say(agent, **fields):
     return agent.request("/peer", json.dumps(peer).encode(), method="PUT")
 
 
+def a_group(agents, workers):
+    """Give the agents their places in a group of so many workers."""
+    addresses = [each.address for each in agents]
+    for worker, each in enumerate(agents):
+        assignment = each.assignment(WAITS, workers=workers, worker=worker)
+        assert each.put(assignment.model_copy(update={"addresses": addresses}))[0] == 200
+
+
+def until_silent(agent, *workers):
+    """The state in which the agent misses exactly these."""
+    return agent.when(lambda state: tuple(state.silent) == workers)
+
+
 def test_agent_0_shows_what_others_say_of_the_current_attempt_alone(agent):
     agent.assign(WAITS, attempt=3, workers=2)
     assert say(agent, attempt=3)[0] == 200
@@ -59,3 +72,25 @@ def test_an_agent_tells_agent_0_of_each_phase_even_where_that_one_comes_later(st
     second.signal(signal.SIGTERM)
     assert second.end() == 0
     first.when(lambda state: [each.phase for each in state.peers] == ["succeeded"])
+
+
+def test_agents_are_missed_that_are_stopped_or_have_never_spoken_and_signs_of_life_are_no_news(start_agent):
+    group, other = [start_agent() for _ in range(2)], [start_agent() for _ in range(2)]
+    a_group(group, workers=3)
+    a_group(other, workers=2)
+    heard = group[0].when(lambda state: state.peers).version
+    other[0].when(lambda state: state.peers)
+    group[1].signal(signal.SIGSTOP)
+    other[0].signal(signal.SIGSTOP)
+
+    assert until_silent(group[0], 1, 2).version <= heard + 2
+    until_silent(other[1], 0)
+    assert say(group[0], attempt=0, worker=2)[0] == 409  # of an older attempt: the old pod on a node that came back
+    group[1].signal(signal.SIGCONT)
+    other[0].signal(signal.SIGCONT)
+    until_silent(group[0], 2)
+    until_silent(other[1])
+    assert not group[1].state().silent  # it was itself that had slept
+    assert not other[0].state().silent
+    group[0].assign(WAITS, attempt=2)
+    assert not group[0].when(lambda state: state.attempt == 2).silent

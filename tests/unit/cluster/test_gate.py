@@ -85,7 +85,7 @@ async def test_an_assignment_is_made_by_the_leader_alone():
     gate, server = WriteGate(), Answering()
     store = Store(lambda key: None, lambda: None)
     async with gated(gate, server) as cluster:
-        agents = Agents(store, cluster, gate.writing)
+        agents = Agents(store, cluster, lambda: None, gate.writing)
         with pytest.raises(NotLeaderError):
             await agents.assign(POD, "u", Assignment.model_construct())
         await agents.close()

@@ -93,7 +93,7 @@ CASES: Cases = {
         (unchanged, lambda d, _: d.look_again == 0.5),
     ),
     "a consequence whose cause never shows is a failure all the same": (
-        RUNNING.with_pods(ended(30, 0, seconds_ago=9, cause="PeerLost"), pod(1)),
+        RUNNING.with_pods(ended(30, 0, seconds_ago=15, cause="PeerLost"), pod(1)),
         (becomes(Phase.RECOVERING, Reason.PROCESS_FAILED),),
     ),
     "a stop whose cause never shows costs no failure": (
@@ -109,6 +109,17 @@ CASES: Cases = {
     "storage that failed is a cause, not a consequence": (
         RUNNING.training(**say(30, "StorageError", seconds_ago=0.2, message="no space")),
         (becomes(Phase.RECOVERING, Reason.PROCESS_FAILED), says("no space")),
+    ),
+    "a machine that its group found unfit is the cause, and named": (
+        RUNNING.training(
+            **say(30, "PeerLost", seconds_ago=2),
+            peers=[peer(1, 30, "PreflightFailed", rank=1, message="storage: gone")],
+        ),
+        (
+            becomes(Phase.RECOVERING, Reason.PREFLIGHT_FAILED),
+            records("pod", pod="tiny-base-1-2", node="node-a", message="pod tiny-base-1-2: storage: gone"),
+            does(DeletePod),
+        ),
     ),
     "ranks that fail after rank 0's agent has left with its work done are told by the next agent": (
         a_run().in_stage().with_pods(done(0), pod(1, agent={**say(139), "attempt": 2})).training(),

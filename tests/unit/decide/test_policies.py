@@ -31,8 +31,8 @@ CASES: Cases = {
         (grows_attempt("corpus", 1), becomes(Phase.PENDING, Reason.STAGE_PENDING)),
     ),
     "a run with a mistake that admission let in fails before anything is made": (
-        a_run(workers={"count": 3}),
-        (becomes(Phase.FAILED, Reason.INVALID_SPEC), says("spec.stages[1].pretrain.globalBatch", "use 12"), does()),
+        a_run(workers={"count": 5}),
+        (becomes(Phase.FAILED, Reason.INVALID_SPEC), says("spec.stages[1].pretrain.globalBatch", "use 20"), does()),
     ),
     "a template that reaches into the node is refused by name": (
         a_run(template={"spec": {"hostNetwork": True, "volumes": [{"name": "v", "hostPath": {"path": "/"}}]}}),

@@ -145,7 +145,12 @@ CASES: Cases = {
     ),
     "all get their place in the new attempt, those that stayed and those that are new": (
         a_run()
-        .in_stage(phase=Phase.STARTING, attempt=3, recoveries=[recovery(Reason.EVICTED, tier="pod")])
+        .in_stage(
+            phase=Phase.STARTING,
+            attempt=3,
+            ready_time=format_time(ago(1)),
+            recoveries=[recovery(Reason.EVICTED, tier="pod")],
+        )
         .with_pods(pod(0), pod(1, attempt=3))
         .idle_agent(attempt=2),
         (does(Assign, Assign), lambda d, _: {a.assignment.attempt for a in d.actions} == {3}),

@@ -1,12 +1,15 @@
 """An agent tells agent 0 how its part of the attempt goes, so that the operator, which asks agent 0 alone, sees all.
 
 Said on each change of phase, and again until agent 0 has taken it or the attempt is over: agent 0 may not have its
-assignment yet, or its pod may be made anew while the others wait.
+assignment yet, or its pod may be made anew while the others wait. What it has taken is repeated as a sign of life, and its
+answer is one to us.
 """
+
+import asyncio
 
 import aiohttp
 from trainyard_api.names import AGENT_PORT
-from trainyard_api.protocol import PeerState
+from trainyard_api.protocol import HEARTBEAT_SECONDS, PeerState
 
 from .events import log
 from .supervisor import Agent
@@ -17,23 +20,27 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 
 
 async def tell_first(agent: Agent, token: str) -> None:
-    """Tell agent 0 of every change, until this agent's end has been told as well."""
+    """Tell agent 0 of every change and that we live, until this agent's end has been told as well."""
     headers = {"Authorization": f"Bearer {token}"}
+    loop = asyncio.get_running_loop()
     told: PeerState | None = None
+    again = loop.time()
     pause = FIRST_PAUSE_SECONDS
     async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(CALL_SECONDS)) as session:
         while True:
             ending, version = agent.terminated.done(), agent.board.state.version
-            if (news := _news(agent)) and news != told:
+            news = _news(agent)
+            if news and (news != told or (not ending and loop.time() >= again)):
                 if await _put(session, f"http://{_first_address(agent)}:{AGENT_PORT}/peer", news):
-                    told, pause = news, FIRST_PAUSE_SECONDS
+                    agent.hearing.heard(0)
+                    told, again, pause = news, loop.time() + HEARTBEAT_SECONDS, FIRST_PAUSE_SECONDS
                 else:
                     await agent.board.after(version, pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             elif ending:
                 return
             else:
-                await agent.board.after(version, None)
+                await agent.board.after(version, again - loop.time() if news else None)
 
 
 def _news(agent: Agent) -> PeerState | None:

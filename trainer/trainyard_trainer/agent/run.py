@@ -19,6 +19,7 @@ from .ending import bounded
 from .environment import Environment, hold_port
 from .events import log
 from .hanging import watch_ranks
+from .hearing import tell_silence
 from .pacing import watch_paces
 from .peers import tell_first
 from .server import application
@@ -60,6 +61,7 @@ async def run(environment: Environment) -> int:
 
     telling = asyncio.create_task(tell_first(agent, token))
     watching = [asyncio.create_task(watch(agent)) for watch in (watch_ranks, watch_paces)]
+    watching.append(asyncio.create_task(tell_silence(agent.hearing, agent.board)))
     for task in (telling, *watching):
         task.add_done_callback(partial(_on_end, agent))
     termination = await agent.terminated

@@ -17,6 +17,7 @@ from .attempt import Attempt, now
 from .board import Board
 from .environment import Environment, hold_port_again
 from .events import ProgressLog, log, log_reports
+from .hearing import Hearing
 from .rank_process import RankProcess, rank_variables
 from .snapshots import Snapshots
 from .starting import Start, Warm, fresh
@@ -27,6 +28,8 @@ that notice its end by themselves say so within milliseconds.
 """
 FINAL = (ExitCode.DONE, ExitCode.PERMANENT)
 """Ends that no further attempt changes."""
+ENDED = ("succeeded", "failed")
+"""Phases of an agent of which nothing more is to be heard in its attempt: it leaves, or waits for the next."""
 WARMED = ("pretrain", "evaluate")
 """Kinds of stages whose ranks import for seconds."""
 
@@ -43,6 +46,7 @@ class Agent:
         self.metrics: dict[str, float] = {}
         """The stage's own gauges."""
         self.snapshots = Snapshots()
+        self.hearing = Hearing(asyncio.get_running_loop().time)
         self.terminated: asyncio.Future[Termination] = asyncio.get_running_loop().create_future()
         self._environment = environment
         self._held_port = held_port
@@ -84,6 +88,7 @@ class Agent:
             )
         log("assigned", attempt=assignment.attempt, worker=assignment.worker, world_size=assignment.world_size)
         self._assignment = assignment
+        self.hearing.expect([0] if assignment.worker else range(1, assignment.workers))
         self.metrics = {}
         self._progress_log.begin()
         self.board.begin(assignment.attempt, self._peers_of(assignment.attempt), stopping=self._running)
@@ -95,9 +100,14 @@ class Agent:
     def hear_peer(self, peer: PeerState) -> None:
         """Take note of what another agent of the group says of itself, also if it got its assignment before us."""
         self.refuse_older(peer.attempt)
+        known = self._peers.get(peer.worker)
         self._peers[peer.worker] = peer
         if peer.attempt == self.board.state.attempt:
-            self.board.publish(peers=self._peers_of(peer.attempt))
+            if peer.phase in ENDED:
+                self.hearing.forget(peer.worker)
+            self.hearing.heard(peer.worker)
+            if peer != known:
+                self.board.publish(peers=self._peers_of(peer.attempt))
 
     def refuse_older(self, attempt: int) -> None:
         """Raise RefusedError if the attempt is over."""
