@@ -110,7 +110,8 @@ def test_fresh_deletes_what_the_run_has_made_and_nothing_else(folder: Path) -> N
     from trainyard_operator.cluster.home import Home
 
     lines: list[str] = []
-    discard(Home(folder / ".trainyard"), read_run_file(folder / "run.yaml", None), lines.append)
+    run = read_run_file(folder / "run.yaml", None)
+    discard(Home(folder / ".trainyard"), run, lines.append, artifacts_too=True)
     assert lines[0] == f"deleting {made().uri}"
     assert made().names() == []
     assert open_storage(f"s3://{BUCKET}").names("runs") == ["texts"]
