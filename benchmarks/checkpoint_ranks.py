@@ -59,9 +59,11 @@ class Training:
 
     def step(self, save: bool | None = False) -> None:
         """A step as the pretrain stage does it. `save` after it, or not, or (None) when it is due by the clock."""
-        loss, _ = self.engine.train_step([self.tokens], 1e-5, self.saving.before_update)
-        _, busy, due, too_old = processes.add_up(loss, *self.saving.votes())
+        loss = self.engine.gradients([self.tokens])
+        self.saving.before_update()
+        losses, busy, due, too_old = processes.add_up(loss, *self.saving.votes())
         self.steps += 1
+        self.engine.update(self.steps, losses / self.group.world_size, 1e-5)
         self.saving.after_step(self.steps, busy, due if save is None else save, too_old)
 
     def settle(self) -> None:

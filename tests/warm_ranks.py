@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bad_batches
 from conditions import eventually
 from training import Ranks
 from trainyard_api.protocol import Job
@@ -27,7 +28,9 @@ CONTEXT.set_forkserver_preload([*MODULES, "trainyard_trainer.stages.export"])
 
 
 class WarmRanks(Ranks):
-    """The processes of a stage. Each stops where it calls `hold` ("module:name"), until `release`."""
+    """The processes of a stage. Each stops where it calls `hold` ("module:name"), until `release`. `bad` batches: the
+    arguments of `bad_batches.spoil`.
+    """
 
     def __init__(
         self,
@@ -36,16 +39,17 @@ class WarmRanks(Ranks):
         attempt: int = 1,
         hold: str = "",
         at_call: int = 1,
+        bad: dict[str, list[int]] | None = None,
         folder: Path | None = None,
         **environment: str,
     ) -> None:
-        self._hold, self._at_call = hold, at_call
+        self._hold, self._at_call, self._bad = hold, at_call, bad
         super().__init__(job, world_size, attempt, folder=folder, **environment)
 
     def _start(self, script: tuple[str, ...], environment: dict[str, str], log: Path, reports: int) -> "_Process":
         held = self.output / f"held-{environment['RANK']}"
         process = CONTEXT.Process(
-            target=_run, args=(environment, str(log), str(self._reports), self._hold, self._at_call, held)
+            target=_run, args=(environment, str(log), str(self._reports), self._hold, self._at_call, held, self._bad)
         )
         process.start()
         return _Process(process, held)
@@ -83,7 +87,15 @@ class _Process:
         return self._process.exitcode
 
 
-def _run(environment: dict[str, str], log: str, reports: str, hold: str, at_call: int, held: Path) -> None:
+def _run(
+    environment: dict[str, str],
+    log: str,
+    reports: str,
+    hold: str,
+    at_call: int,
+    held: Path,
+    bad: dict[str, list[int]] | None,
+) -> None:
     """Be a rank, in a process that has just been forked."""
     os.environ.clear()
     os.environ.update(environment | {"TRAINYARD_REPORT_FD": str(os.open(reports, os.O_WRONLY | os.O_APPEND))})
@@ -98,6 +110,8 @@ def _run(environment: dict[str, str], log: str, reports: str, hold: str, at_call
         for part in path:
             owner = getattr(owner, part)
         setattr(owner, last, _holding(getattr(owner, last), at_call, held))
+    if bad:
+        bad_batches.spoil(**bad)
     from trainyard_trainer.rank import main
 
     sys.argv = ["rank"]

@@ -73,7 +73,7 @@ class CursorPart(_Part):
 
 
 class Cursor(_Part):
-    """What defines the order of data. `Manifest.step` global batches of it are done: that is the whole data cursor."""
+    """What defines the order of data. `Manifest.step` global batches of it are done; how many were passed over, shards tell."""
 
     seed: int
     global_batch: int
@@ -101,6 +101,21 @@ class Manifest(_Part):
     shards: list[Shard]
 
 
+class RolledBack(_Part):
+    """That an attempt has ended in a roll-back. It stays on record, for checkpoints from before know nothing of it."""
+
+    attempt: int
+    """The one that ended."""
+    to_step: int
+    """The next one begins with a checkpoint of this step or an older one, if there is one."""
+    batch: int
+    """The last global batch in the order of data that does not come again."""
+    skipped: int
+    """Batches that were left out by then, since the stage began."""
+    faults: list[int] = []
+    """Steps at which the last ones were."""
+
+
 class Attempt(_Part):
     """That an attempt has begun, and from where."""
 
@@ -111,6 +126,8 @@ class Attempt(_Part):
     run_uid: str
     resumed_step: int
     """0 if anew."""
+    rolled_back: RolledBack | None = None
+    """The last roll-back, of this attempt or of one before it."""
 
 
 class Bad(_Part):
@@ -161,6 +178,14 @@ def read_attempt(checkpoints: Storage, attempt: int) -> Attempt:
 def voided_by(name: Name, resumed: Mapping[int, int]) -> int | None:
     """The attempt that made a checkpoint void, if any has. `resumed` has the step from which each began."""
     return next((b for b in sorted(resumed) if b > name.attempt and resumed[b] < name.step), None)
+
+
+def void(checkpoints: Storage, names: list[Name]) -> list[Name]:
+    """Those of `names` that a newer attempt has made void."""
+    oldest = min((name.attempt for name in names), default=0)
+    newer = [attempt for attempt in attempts(checkpoints) if attempt > oldest] if names else []
+    resumed = {attempt: read_attempt(checkpoints, attempt).resumed_step for attempt in newer}
+    return [name for name in names if voided_by(name, resumed) is not None]
 
 
 def look(checkpoints: Storage) -> list[Found]:

@@ -6,6 +6,7 @@ from pydantic import Field, PlainValidator, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from .model import Mistake, Model, Rule, rule
+from .numerics import NumericsSettings
 from .quantity import Quantity
 
 StageKind = Literal["prepare", "pretrain", "evaluate", "export"]
@@ -325,6 +326,7 @@ class PretrainStage(Model):
     schedule: ScheduleSettings = ScheduleSettings()
     validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    numerics: NumericsSettings = NumericsSettings()
     deepspeed: Settings = Field({}, json_schema_extra=_declared(DEEPSPEED_OWNED))
     """A DeepSpeed configuration: ZeRO stage, bf16, offload, … as DeepSpeed documents it."""
 

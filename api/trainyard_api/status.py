@@ -55,6 +55,7 @@ class Reason(StrEnum):
     HUNG = "Hung"
     PREFLIGHT_FAILED = "PreflightFailed"
     START_TIMEOUT = "StartTimeout"
+    ROLLED_BACK = "RolledBack"
     # the end
     COMPLETED = "Completed"
     INVALID_SPEC = "InvalidSpec"
@@ -78,6 +79,10 @@ class Progress(Reported):
     tokens_per_second: float | None = None
     step_seconds: float | None = None
     eta_seconds: float | None = None
+    skipped_batches: int | None = None
+    """Global batches that were left out because of their numbers, since the stage began; None for none."""
+    last_fault: str | None = None
+    """The last of those of this attempt: step, what was wrong, what was done."""
     heartbeat_time: str | None = None
     message: str | None = None
     """What a stage without steps is doing; of one that trains, what is wrong with saving its checkpoints."""
@@ -140,6 +145,8 @@ class Restarts(Reported):
     total: int = 0
     failures: int = 0
     disruptions: int = 0
+    roll_backs: int = 0
+    """As `numerics` asks for them."""
     hangs: int = 0
 
 

@@ -45,6 +45,12 @@ class PeerLostError(RetryableError):
     cause = "PeerLost"
 
 
+class RolledBackError(RetryableError):
+    """Training goes back to an older checkpoint, which the next attempt begins with."""
+
+    cause = "RolledBack"
+
+
 class StopRequested(StageError):  # noqa: N818 - it is none
     """A stop was asked for, and all that must be saved is."""
 

@@ -28,8 +28,9 @@ UNCOUNTED = (
     Reason.NODE_LOST,
     Reason.POD_DELETED,
     Reason.WAITING_FOR_CAPACITY,
+    Reason.ROLLED_BACK,
 )
-"""Causes that are not the run's fault and never use up its budget."""
+"""Causes that never use up the run's budget: they are not its fault, or, with roll-backs, have a bound of their own."""
 CAUSE, STOPPED, PEER_LOST = range(3)
 """How near an end is to what caused it all. Who was stopped agreed to a stop that another was asked for; who lost a peer knows
 least.
@@ -127,6 +128,8 @@ def _end(pod: Pod | None, worker: int, code: int, said: Termination | None) -> E
     at = parse_time(said.time) if said and said.time else pod.ended if pod else None
     if code == ExitCode.PERMANENT:
         return End(Reason.PERMANENT_ERROR, text, pod, at, code, said, permanent=True)
+    if said and said.cause == "RolledBack":
+        return End(Reason.ROLLED_BACK, text, pod, at, code, said)
     distance = CAUSE
     if code in (ExitCode.STOPPED, ExitCode.RETRY):
         distance = CONSEQUENCES.get(said.cause, CAUSE) if said else PEER_LOST

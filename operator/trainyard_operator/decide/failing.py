@@ -114,7 +114,8 @@ def _recover(seen: Observation, end: End) -> Decision:
     restarts = Restarts(
         total=status.restarts.total + 1,
         failures=status.restarts.failures + (counted and not hung),
-        disruptions=status.restarts.disruptions + (not counted),
+        disruptions=status.restarts.disruptions + (not counted and end.cause != Reason.ROLLED_BACK),
+        roll_backs=status.restarts.roll_backs + (end.cause == Reason.ROLLED_BACK),
         hangs=status.restarts.hangs + hung,
     )
     within = [t for t in status.failure_times if seen.seconds_since(parse_time(t)) < limits.window_seconds]

@@ -3,7 +3,7 @@
 from trainyard_api.protocol import AgentState
 from trainyard_api.status import Phase, Progress, Reason, Recovery
 
-from .decision import Decision, change, nothing, shown
+from .decision import Decision, Event, change, nothing, shown
 from .observation import Observation, format_time
 from .straggling import described, slow_ranks, told_of
 
@@ -47,11 +47,25 @@ def running(seen: Observation) -> Decision | None:
     urgent = (status.phase, status.reason) != (seen.status.phase, seen.status.reason)
     if before and not urgent and seen.seconds_since(before) < WRITE_SECONDS:
         return nothing(seen, look_again=min(look_again, WRITE_SECONDS - seen.seconds_since(before)))
-    return Decision(status, look_again=look_again, events=told_of(seen, slow))
+    return Decision(status, look_again=look_again, events=(*told_of(seen, slow), *_left_out(seen, progress)))
 
 
 def _said(progress: Progress | None) -> list[str]:
     return [progress.message] if progress and progress.message else []
+
+
+def _left_out(seen: Observation, progress: Progress | None) -> tuple[Event, ...]:
+    """That batches were left out since the last time; of several the last fault tells."""
+    if progress is None or not progress.last_fault:
+        return ()
+    before = seen.status.progress.skipped_batches if seen.status.progress else None
+    new = (progress.skipped_batches or 0) - (before or 0)
+    if new <= 0:
+        return ()
+    text = (
+        f"stage {seen.stage.name}: {new} more left out, {progress.skipped_batches} in all; last: {progress.last_fault}"
+    )
+    return (Event("Warning", "BatchSkipped", text),)
 
 
 def _clocked(seen: Observation, agent: AgentState) -> tuple[Recovery, ...]:

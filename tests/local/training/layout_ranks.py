@@ -98,14 +98,27 @@ def train(training: Training, root: Path, group: Group, device: torch.device) ->
         engine = Engine(model, stage, 1, device)
         load_state(engine, manifest, shards, group)
         leave(engine, folder / f"{training.start}.safetensors", math.nan)
+        leave_out(engine, training.start + 1, group)
     else:
         engine = Engine(model, stage, 1, device)
         seed_streams(7, 0, group.rank)
     for step in range(training.start + 1, training.last + 1):
-        mine, _ = engine.train_step([share(step, group)], 1e-3 * step, lambda: None)
-        leave(engine, folder / f"{step}.safetensors", processes.add_up(mine)[0] / group.world_size)
+        loss = processes.add_up(engine.gradients([share(step, group)]))[0] / group.world_size
+        engine.update(step, loss, 1e-3 * step)
+        leave(engine, folder / f"{step}.safetensors", loss)
         if training in BEGUN_FROM and step == training.saved:
             save(engine, step, group)
+
+
+def leave_out(engine: Engine, step: int, group: Group) -> None:
+    """Two batches with a fault, in the loss and in the gradients: after them all must be as before."""
+    engine.gradients([share(step + 100, group)])
+    assert engine.update(step, math.inf, 1e-3)[1]
+    loss_of = engine._loss
+    engine._loss = lambda *given: loss_of(*given) * math.nan
+    engine.gradients([share(step + 101, group)])
+    assert engine.update(step, 1.0, 1e-3)[1]
+    engine._loss = loss_of
 
 
 def save(engine: Engine, step: int, group: Group) -> None:

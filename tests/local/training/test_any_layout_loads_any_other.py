@@ -1,7 +1,8 @@
 """What one ZeRO stage and world size saved, any other loads, to the last bit; and training goes on as if nothing had been.
 
-The step after loading is compared with the one that the saving layout took itself. Other layouts add up gradients in
-another order: they agree to 1e-6 in fp32, and in bf16 as far as its eight bits go.
+The step after loading is compared with the one that the saving layout took itself; before it two batches are left out, which
+must not show. Other layouts add up gradients in another order: they agree to 1e-6 in fp32, and in bf16 as far as its eight
+bits go.
 """
 
 import os

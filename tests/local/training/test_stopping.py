@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = TINY | {
 }
 EVALUATE = {"model": "base", "data": "corpus", "sequenceLength": 16, "microBatch": 1}
 STAGES = "trainyard_trainer.stages"
-TRAIN_STEP = f"{STAGES}.pretrain:Engine.train_step"
+TRAIN_STEP = f"{STAGES}.pretrain:Engine.gradients"
 
 
 @pytest.fixture(scope="module")

@@ -38,9 +38,7 @@ CASES = {
     ),
     "a collective of DeepSpeed's, in a thread of autograd": (
         thread(f"{PACKAGES}/deepspeed/comm/torch.py:200 all_reduce", f"{PACKAGES}/deepspeed/zero.py:1 hook")
-        + thread(
-            f"{PACKAGES}/torch/autograd/graph.py:8 run", f"{TRAINER}/engine/engine.py:60 train_step", current=True
-        ),
+        + thread(f"{PACKAGES}/torch/autograd/graph.py:8 run", f"{TRAINER}/engine/engine.py:60 gradients", current=True),
         ("all_reduce (engine/engine.py:60)", True),
     ),
     "no line of the trainer at all": (

@@ -114,6 +114,31 @@ def test_the_newest_is_taken_and_memory_before_storage(
     assert what.manifest.cursor == CURSOR
 
 
+def test_what_a_roll_back_has_made_void_is_not_taken_from_memory_either(
+    group: Group, engine: Engine, agent: Agent
+) -> None:
+    save(with_room(group), engine, 10, 20, 30)
+    ended = Checkpoints(group)
+    ended.begin(0)
+    ended.roll_back(to_step=20, batch=31, skipped=1, faults=[31])
+    second = replace(group, attempt=2)
+    assert found(second, agent).manifest.step == 20
+    Checkpoints(second).begin(20)
+    third = replace(group, attempt=3)
+    assert found(third, agent).manifest.step == 20
+    assert (Checkpoints(third).to_step, Checkpoints(third).rolled_back) == (None, Checkpoints(second).rolled_back)
+
+
+def test_the_oldest_is_taken_if_none_is_as_old_as_a_roll_back_asks_for(
+    group: Group, engine: Engine, agent: Agent
+) -> None:
+    save(with_room(group), engine, 10, 20, 30)
+    ended = Checkpoints(group)
+    ended.begin(0)
+    ended.roll_back(to_step=5, batch=31, skipped=1, faults=[31])
+    assert found(replace(group, attempt=2), agent).manifest.step == 20
+
+
 def test_what_storage_has_lost_is_still_in_memory_and_its_slot_is_the_last_to_be_overwritten(
     group: Group, engine: Engine, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

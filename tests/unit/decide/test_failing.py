@@ -60,6 +60,17 @@ CASES: Cases = {
         RUNNING.training(peers=[peer(1, 1, message="ValueError", rank=1)]),
         (becomes(Phase.RECOVERING, Reason.PROCESS_FAILED), records("ranks", pod="tiny-base-1-2", rank=1, exit_code=1)),
     ),
+    "a roll-back is a recovery that uses up no budget and waits for nothing": (
+        RUNNING.training(**say(30, "RolledBack", message="step 51: loss nan; back to step 40 or before")),
+        (
+            becomes(Phase.RECOVERING, Reason.ROLLED_BACK),
+            says("step 51: loss nan; back to step 40 or before"),
+            records("ranks", counted=False),
+            lambda d, _: (
+                (d.status.restarts.roll_backs, d.status.restarts.failures, d.status.restarts.disruptions) == (1, 0, 0)
+            ),
+        ),
+    ),
     "what an agent says of an older attempt is no end of this one": (
         RUNNING.training(attempt=1, peers=[peer(1, 137, attempt=1)], **say(30, "PeerLost", seconds_ago=20)),
         (unchanged,),

@@ -7,7 +7,7 @@ import pytest
 from builders import NOW, a_run, ago, done, ended, pod
 from expectations import Cases, becomes, check, does, grows_attempt, says, tells, unchanged
 from trainyard_api.protocol import PeerState
-from trainyard_api.status import Phase, Quarantined, Reason
+from trainyard_api.status import Phase, Progress, Quarantined, Reason
 from trainyard_operator.decide.decision import Assign, CreatePod, CreateSecret, DeletePod
 from trainyard_operator.decide.observation import format_time
 
@@ -19,6 +19,11 @@ def lingering(seconds_ago: float) -> dict[str, Any]:
     """A pod whose trainer is done and which the kubelet still shows as running."""
     ended_pod = done(0, stage="out", seconds_ago=seconds_ago)
     return {**ended_pod, "status": {**ended_pod["status"], "phase": "Running"}}
+
+
+def left_out(count: int, step: int = 50) -> Progress:
+    """Progress of a stage that has left batches out."""
+    return Progress(step=step, steps=100, skipped_batches=count, last_fault="step 7, sequences 48–55: loss nan")
 
 
 def quarantined(step: int) -> Quarantined:
@@ -176,6 +181,14 @@ CASES: Cases = {
     "what an older attempt set aside was told when it ran": (
         RUNNING.in_stage(progress=JUST_SHOWN).training(attempt=1, quarantined=[quarantined(40)]),
         (unchanged,),
+    ),
+    "batches that were left out are told with the progress": (
+        RUNNING.training(progress=left_out(3)),
+        (tells("BatchSkipped", "stage base: 3 more left out, 3 in all; last: step 7, sequences 48–55: loss nan"),),
+    ),
+    "batches that were told are not told again": (
+        RUNNING.in_stage(progress=left_out(3)).training(progress=left_out(3, step=51)),
+        (lambda d, _: d.status.progress.step == 51 and not d.events,),
     ),
     "a stage is not done before all its workers are": (
         RUNNING.with_pods(done(0), pod(1)),

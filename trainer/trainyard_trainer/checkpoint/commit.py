@@ -11,6 +11,7 @@ from trainyard_api.checkpoint import (
     MANIFEST,
     Attempt,
     Name,
+    RolledBack,
     attempt_path,
     attempts,
     held_out_loss,
@@ -29,9 +30,11 @@ class FencedError(Exception):
 def claim(checkpoints: Storage, attempt: int, run_uid: str) -> Attempt:
     """Refuse an attempt that is over, and number it: counted on from an earlier run of the same name, if there was one."""
     after = newest = max(attempts(checkpoints), default=0)
-    if newest and (record := read_attempt(checkpoints, newest)).run_uid == run_uid:
-        after = record.after
-    claimed = Attempt(attempt=after + attempt, after=after, run_uid=run_uid, resumed_step=0)
+    last = read_attempt(checkpoints, newest) if newest else None
+    if last and last.run_uid == run_uid:
+        after = last.after
+    rolled_back = last.rolled_back if last else None
+    claimed = Attempt(attempt=after + attempt, after=after, run_uid=run_uid, resumed_step=0, rolled_back=rolled_back)
     refuse_if_older(checkpoints, claimed.attempt, f"attempt {claimed.attempt} is over")
     return claimed
 
@@ -46,6 +49,19 @@ def begin(checkpoints: Storage, record: Attempt) -> None:
                 remove(checkpoints, found.name)
     with suppress(OSError):  # nobody sees it: it only takes room
         checkpoints.tidy(lambda path: (by := written_by(path)) is not None and by < record.attempt)
+
+
+def roll_back(checkpoints: Storage, record: Attempt, to: RolledBack) -> None:
+    """Put on record that an attempt ends in a roll-back: with that it is one, whatever happens to those who wrote it."""
+    refuse_if_older(checkpoints, record.attempt, f"attempt {record.attempt} is over")
+    ended = record.model_copy(update={"rolled_back": to})
+    checkpoints.write(attempt_path(record.attempt), ended.model_dump_json(by_alias=True).encode())
+
+
+def to_step(checkpoints: Storage, record: Attempt) -> int | None:
+    """The newest step that an attempt may begin with, if the one before it ended in a roll-back."""
+    newest, back = max(attempts(checkpoints), default=0), record.rolled_back
+    return back.to_step if back and back.attempt == newest else None
 
 
 def commit(

@@ -5,7 +5,7 @@ hands all that is whole to the ranks of the next attempt. So state survives the 
 This file decides what of it is used:
 
     newest      what ranks begin with: the newest step of which every rank's shard is whole in some agent's memory, unless
-                storage has a newer checkpoint
+                storage has a newer checkpoint. After a roll-back, of those that are old enough
     room        whether there is memory for snapshots at all, for every worker the same
 """
 
@@ -91,7 +91,7 @@ class Found:
 def newest(checkpoints: Checkpoints, here: Neighbourhood) -> Found | None:
     """The newest state there is, whole in memory or good in storage; None if there is none. A collective."""
     started = monotonic()
-    where = _whole_somewhere(here)
+    where = _whole_somewhere(here, checkpoints)
     stored = checkpoints.newest(newer_than=where.step if where else None)
     found = None
     if not stored and where and not (found := _from_memory(where, here)):
@@ -114,8 +114,8 @@ class _Whole:
     """By rank, its size and the workers whose agents hold it."""
 
 
-def _whole_somewhere(here: Neighbourhood) -> _Whole | None:
-    """The newest such step."""
+def _whole_somewhere(here: Neighbourhood, checkpoints: Checkpoints) -> _Whole | None:
+    """The newest such step that counts."""
     mine = []
     if not here.group.local_rank:  # the others hold the same
         mine = [(each, json.loads(Shards([each.content()]).training)["worldSize"]) for each in here.held]
@@ -131,7 +131,11 @@ def _whole_somewhere(here: Neighbourhood) -> _Whole | None:
         for (step, attempt, count), by_rank in holders.items()
         if by_rank.keys() >= set(range(count))
     ]
-    return max(whole, key=lambda each: (each.step, each.attempt), default=None)
+    names = {checkpoints.name(each.step, each.attempt): each for each in whole}
+    for name in checkpoints.void(list(names)):
+        del names[name]
+    counting = [each for name, each in names.items() if not checkpoints.too_new(name.step)]
+    return max(counting, key=lambda each: (each.step, each.attempt), default=None)
 
 
 def _from_memory(whole: _Whole, here: Neighbourhood) -> Found | None:

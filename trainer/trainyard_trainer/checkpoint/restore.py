@@ -72,12 +72,13 @@ def refuse_other_model(model: nn.Module, manifest: Manifest) -> None:
 
 
 def load_state(engine: Engine, manifest: Manifest, shards: Shards, group: Group) -> None:
-    """Fill this rank's masters and moments, and take up its random streams."""
+    """Fill this rank's masters and moments, and take up its random streams and the history of the numerics."""
     places = [(kind, fragment) for fragment in engine.fragments() for kind in fragment.state]
     pieces = [Piece(kind, fragment.name, fragment.start, fragment.stop) for kind, fragment in places]
     for (kind, fragment), values in zip(places, shards.read_each(pieces), strict=True):
         fragment.state[kind].copy_(values)
     engine.set_steps(manifest.step)
+    engine.numerics.restore(shards.numerics())
     if manifest.world_size == group.world_size:
         restore_streams(shards.streams(group.rank))
     else:

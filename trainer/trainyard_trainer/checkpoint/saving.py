@@ -110,7 +110,7 @@ class Saving:
         """By this step, for the snapshot."""
         self._held_out_loss: dict[int, float] = {}
         """By step, of those that were validated."""
-        self._due_since = self._safe_since = self._began = self._step_began = time.monotonic()
+        self._due_since = self._safe_since = self._began = self._step_began = self._left = time.monotonic()
         self._say()
 
     def __enter__(self) -> "Saving":
@@ -134,6 +134,7 @@ class Saving:
         """
         now, first = time.monotonic(), self._group.rank == 0
         self._cost.step(now - self._step_began - self._waited, beside_a_save=self._save is not None)
+        self._step_began = now
         due = self._every is not None and now >= self._due_since + self._every
         return self._busy(), first and due, first and self._too_old(now)
 
@@ -163,12 +164,13 @@ class Saving:
                 self._say()
             else:
                 self._begin(step, started)
-        self._step_began = time.monotonic()
+        self._left = time.monotonic()
+        self._step_began += self._left - started
 
     def validated(self, step: int, held_out_loss: float) -> None:
         """Take note, for the manifest, of the held-out loss after `step`, which is the last one."""
         self._held_out_loss[step] = held_out_loss
-        self._step_began = time.monotonic()
+        self._step_began += time.monotonic() - self._left
 
     def commit(self, step: int) -> None:
         """Commit the state after `step`, the last one, and return when it is: an error is raised if it can't be.

@@ -9,7 +9,8 @@ outlives its ranks, and the slot that is whole stays so until the other one is.
 
 Masters and moments change only in the optimizer's update, so they are copied on a thread while the next step runs forward
 and backward, and that step's update waits for what is left. torch copies without the GIL; on a GPU through pinned memory
-on a stream of its own. Random streams change with every draw: those few kilobytes are copied at once.
+on a stream of its own. Random streams change with every draw: those few kilobytes are copied at once, with the history of
+the numerics.
 """
 
 import json
@@ -28,9 +29,11 @@ from torch import Tensor
 from ..engine.engine import Engine
 from ..engine.randomness import save_streams
 from ..engine.state import MASTER, Fragment
+from .tensors import NUMERICS, STREAM
 
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.uint8: "U8"}
 _ALIGNMENT = 64
+_AS_IT_IS = (f"{STREAM}/", f"{NUMERICS}/")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Layout:
 def lay_out(engine: Engine, training: str, *, streams_only: bool) -> Layout:
     """The shard of this rank; `streams_only` if another one saves its state. `training` is told with it (`tensors`)."""
     fragments = [] if streams_only else list(engine.fragments())
-    tensors = _stored({**_streams(), **_state(fragments)})
+    tensors = _stored({**_small(engine), **_state(fragments)})
     entries: dict[str, object] = {
         "__metadata__": {"starts": json.dumps({each.name: each.start for each in fragments}), "training": training}
     }
@@ -95,8 +98,8 @@ class Snapshot:
         slot, self._next = self._next, (self._next + 1) % len(self._memories)
         before(slot)
         places = self._places[slot] = self._places[slot] or self._allocate(slot)
-        for name, stream in _streams().items():
-            places[name].copy_(stream)
+        for name, values in _small(self._engine).items():
+            places[name].copy_(values)
         fragments = [] if self._layout.streams_only else self._engine.fragments()
         pairs = [(places[name], values) for name, values in _state(fragments).items()]
         if self._stream:
@@ -139,8 +142,10 @@ class Snapshot:
         then()
 
 
-def _streams() -> dict[str, Tensor]:
-    return {f"stream/{name}": stream for name, stream in save_streams().items()}
+def _small(engine: Engine) -> dict[str, Tensor]:
+    """What each rank has in a few kilobytes: its random streams, and the numerics that all have the same."""
+    streams = {f"{STREAM}/{name}": stream for name, stream in save_streams().items()}
+    return streams | {f"{NUMERICS}/{name}": values for name, values in engine.numerics.tensors().items()}
 
 
 def _state(fragments: Iterable[Fragment]) -> dict[str, Tensor]:
@@ -150,11 +155,11 @@ def _state(fragments: Iterable[Fragment]) -> dict[str, Tensor]:
 
 
 def _stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the file holds, in its order and on no device: state as fp32, whatever the optimizer keeps it in, and streams
-    as they are. Large elements first, so that all are aligned; and all weights in a row, for a reader that wants only them.
+    """What the file holds, in its order and on no device: state as fp32, whatever the optimizer keeps it in, and all else
+    as it is. Large elements first, so that all are aligned; and all weights in a row, for a reader that wants only them.
     """
     stored = {
-        name: torch.empty(each.shape, dtype=each.dtype if name.startswith("stream/") else torch.float32, device="meta")
+        name: torch.empty(each.shape, dtype=each.dtype if name.startswith(_AS_IT_IS) else torch.float32, device="meta")
         for name, each in tensors.items()
     }
     return dict(

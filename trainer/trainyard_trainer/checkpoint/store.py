@@ -16,16 +16,18 @@ from trainyard_api.checkpoint import (
     BadCheckpointError,
     Manifest,
     Name,
+    RolledBack,
     look,
     read_manifest,
     read_shard,
+    void,
 )
 from trainyard_api.status import Quarantined
 
 from ..engine.processes import from_rank_0, gather
 from ..errors import PermanentError
 from ..group import Group
-from .commit import FencedError, begin, claim
+from .commit import FencedError, begin, claim, roll_back, to_step
 from .failure import Failure, raise_any
 from .tensors import Shards, Source, Stored
 
@@ -40,20 +42,38 @@ class Checkpoints:
         self.group = group
         self.storage = group.storage.at("checkpoints")
         self._record = self._on_rank_0(lambda: claim(self.storage, group.attempt, group.job.run_uid))
+        self.to_step = self._on_rank_0(lambda: to_step(self.storage, self._record))
+        """The newest step to begin with; None if any will do."""
 
     @property
     def attempt(self) -> int:
         """The number of this attempt in names of checkpoints."""
         return self._record.attempt
 
+    def name(self, step: int, attempt: int) -> Name:
+        """Of a checkpoint of this run, by the attempt as the operator counts."""
+        return Name(step, self._record.after + attempt)
+
+    def too_new(self, step: int) -> bool:
+        """Whether the roll-back that the last attempt ended in goes back further."""
+        return self.to_step is not None and step > self.to_step
+
+    @property
+    def rolled_back(self) -> RolledBack | None:
+        """The last roll-back there was."""
+        return self._record.rolled_back
+
     def newest(self, newer_than: int | None = None) -> tuple[Manifest, Shards] | None:
         """The newest good checkpoint; None if there never was one, or none of a later step than `newer_than`.
 
+        After a roll-back the newest that is old enough; if none is, and `newer_than` not given, the oldest.
         Bad ones on the way are quarantined.
         """
         found = self._on_rank_0(lambda: look(self.storage))
         names = [each.name for each in found if each.state == "committed"]
-        for name in reversed(names):
+        too_new = [name for name in names if self.too_new(name.step)]
+        old_enough = names[: len(names) - len(too_new)]
+        for name in (*reversed(old_enough), *(too_new if newer_than is None else ())):
             if newer_than is not None and name.step <= newer_than:
                 return None
             manifest, mistake = self._on_rank_0(partial(self._manifest, name))
@@ -73,8 +93,19 @@ class Checkpoints:
 
     def begin(self, step: int) -> None:
         """Put on record that this attempt goes on from `step` (0: anew). Older ones commit nothing that counts any more."""
-        record = self._record.model_copy(update={"resumed_step": step})
-        self._on_rank_0(lambda: begin(self.storage, record))
+        self._record = self._record.model_copy(update={"resumed_step": step})
+        self._on_rank_0(lambda: begin(self.storage, self._record))
+
+    def roll_back(self, to_step: int, batch: int, skipped: int, faults: list[int]) -> None:
+        """Put on record that this attempt ends here, and where the next one begins: with a checkpoint of `to_step` or older,
+        and with the global batch after `batch`.
+        """
+        to = RolledBack(attempt=self.attempt, to_step=to_step, batch=batch, skipped=skipped, faults=faults)
+        self._on_rank_0(lambda: roll_back(self.storage, self._record, to))
+
+    def void(self, names: list[Name]) -> list[Name]:
+        """Those of these that don't count: a newer attempt has begun from an earlier step. `names` are rank 0's."""
+        return self._on_rank_0(lambda: void(self.storage, names))
 
     def _manifest(self, name: Name) -> tuple[Manifest | None, str]:
         try:

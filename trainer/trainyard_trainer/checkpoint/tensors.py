@@ -1,7 +1,9 @@
-"""Reading shards: a rank's fragments and random streams, in one safetensors file each. `snapshot` lays them out.
+"""Reading shards: a rank's fragments and random streams, and the history of the numerics, in one safetensors file each.
+`snapshot` lays them out.
 
 master/<parameter>, exp_avg/<parameter>, exp_avg_sq/<parameter>    flat fp32, the elements from `starts` on
 stream/<name>                                                      this rank's random streams
+numerics/<name>                                                    how the numbers went, the same in every shard
 metadata: starts                                                   JSON, parameter → first element of the fragment
           training                                                 JSON, the manifest but for step, attempt, time and shards
 
@@ -21,6 +23,7 @@ from trainyard_api.checkpoint import Manifest
 from trainyard_api.storage import Storage, read_into
 
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8}
+STREAM, NUMERICS = "stream", "numerics"
 _HEADER_BYTES = 256 * 1024
 """That are read to begin with; most headers are shorter."""
 _BATCH_BYTES = 64 * 1024 * 1024
@@ -98,12 +101,19 @@ class Shards:
 
     def streams(self, rank: int) -> dict[str, Tensor]:
         """The random streams of the rank that wrote shard `rank`."""
-        tensors = sorted(self._headers[rank].tensors.items())
-        streams = {name.removeprefix("stream/"): each for name, each in tensors if name.startswith("stream/")}
-        view = self._view([_Span(rank, each.start, each.stop) for each in streams.values()])
+        return self._small(STREAM, rank)
+
+    def numerics(self) -> dict[str, Tensor]:
+        """The history of the numerics."""
+        return self._small(NUMERICS, 0)
+
+    def _small(self, kind: str, shard: int) -> dict[str, Tensor]:
+        tensors = sorted(self._headers[shard].tensors.items())
+        small = {name.removeprefix(f"{kind}/"): each for name, each in tensors if name.startswith(f"{kind}/")}
+        view = self._view([_Span(shard, each.start, each.stop) for each in small.values()])
         return {
             name: _tensor(view(number), each.dtype).view(each.shape)
-            for number, (name, each) in enumerate(streams.items())
+            for number, (name, each) in enumerate(small.items())
         }
 
     def _read_batch(self, pieces: list[Piece]) -> Iterator[Tensor]:

@@ -21,7 +21,7 @@ from .engine import Engine
 
 
 class Batches:
-    """The global batches of training: step → this rank's micro-batches, a pure function of (seed, step)."""
+    """The global batches of training, 1, 2, …: number → this rank's micro-batches, a pure function of (seed, number)."""
 
     def __init__(self, parts: dict[str, TokenShards], stage: PretrainStage, group: Group) -> None:
         self.parts, self.stage, self.group = list(parts.values()), stage, group
@@ -39,14 +39,21 @@ class Batches:
         )
         self.accumulation = stage.global_batch // at_once
 
-    def positions(self, step: int) -> range:
-        """The positions in the order of data that make up the global batch of `step` (1, 2, …)."""
-        return range((step - 1) * self.stage.global_batch, step * self.stage.global_batch)
+    def positions(self, number: int) -> range:
+        """The positions in the order of data that make up a global batch."""
+        return range((number - 1) * self.stage.global_batch, number * self.stage.global_batch)
 
-    def micro_batches(self, step: int) -> Iterator[Tensor]:
-        """Step `step` (1, 2, …): `accumulation` tensors of int64 (micro_batch, sequence_length + 1)."""
+    def samples(self, number: int) -> dict[str, list[int]]:
+        """What lies there: the samples of each part's training split, by its prepare stage."""
+        positions = self.positions(number)
+        parts, samples = self.mixture.samples(positions.start, len(positions))
+        names = [part.data for part in self.stage.parts.values()]
+        return {name: samples[parts == part].tolist() for part, name in enumerate(names) if (parts == part).any()}
+
+    def micro_batches(self, number: int) -> Iterator[Tensor]:
+        """This rank's share of a global batch: `accumulation` tensors of int64 (micro_batch, sequence_length + 1)."""
         share = self.accumulation * self.stage.micro_batch
-        first = self.positions(step).start + self.group.rank * share
+        first = self.positions(number).start + self.group.rank * share
         parts, samples = self.mixture.samples(first, share)
         pairs = list(zip(parts.tolist(), samples.tolist(), strict=True))
         for start in range(0, share, self.stage.micro_batch):

@@ -37,6 +37,13 @@ def deepspeed_configuration(stage: PretrainStage, accumulation: int) -> dict[str
             f"{_ZERO}.round_robin_gradients: DeepSpeed does not tell which elements a rank then holds, so nothing could "
             "be saved; leave it out"
         )
+    if zero.get("compute_grad_norm") is False:
+        raise PermanentError(f"{_ZERO}.compute_grad_norm: numbers that go wrong are seen by the norm; leave it out")
+    if (given.get("bf16") or {}).get("check_grad_overflow") is False:
+        raise PermanentError(
+            "pretrain.deepspeed.bf16.check_grad_overflow: false would let gradients into the weights that are no numbers; "
+            "leave it out"
+        )
     return {
         "steps_per_print": _NO_PRINTS,
         "zero_force_ds_cpu_optimizer": False,

@@ -19,6 +19,7 @@ from trainyard_api.stages import PretrainStage
 
 from ..errors import PermanentError
 from .configuration import deepspeed_configuration
+from .numerics import Fault, Numerics
 from .optimizer import adamw, set_learning_rate
 from .own_time import OwnTime
 from .state import Fragment, fragments, set_steps
@@ -39,34 +40,59 @@ class Engine:
         self._adamw = adamw(model.to(device), stage.optimizer)
         self._deepspeed = _initialize(model, self._adamw, configuration)
         self.zero_stage: int = self._deepspeed.zero_optimization_stage()
+        self.numerics = Numerics(stage.numerics)
+        self._leave_out = False
+        if self.zero_stage:
+            _let_leave_out(self._deepspeed.optimizer, device, lambda: self._leave_out)
 
-    def train_step(
-        self, micro_batches: Iterable[Tensor], learning_rate: float, before_update: Callable[[], None]
-    ) -> tuple[float, float]:
-        """One optimizer step on this rank's share of the global batch. Until `before_update` has returned, only gradients
-        change.
+    def gradients(self, micro_batches: Iterable[Tensor]) -> float:
+        """Forward and backward on this rank's share of a global batch: nothing but gradients changes.
 
-        Returns the summed loss of its micro-batches, in nats per token each, and the global gradient norm before clipping.
+        Returns the summed loss of its micro-batches, in nats per token each.
         """
         self._deepspeed.train()
-        set_learning_rate(self._adamw, learning_rate)
-        losses = torch.zeros((), dtype=torch.float64)
-        norm = math.nan
+        losses = torch.zeros((), dtype=torch.float64, device=self.device)
         self.own_time.begin()
         own = iter(micro_batches)
-        for number in range(1, self.accumulation + 1):
+        for number in range(self.accumulation):
+            if number:
+                self._deepspeed.step()  # between micro-batches it only counts them
             with self.own_time.counted():
                 loss = self._loss(next(own), "mean")
             self._deepspeed.backward(loss)
-            if not self.zero_stage and number == self.accumulation:
-                norm = float(nn.utils.clip_grad_norm_(self._deepspeed.module.parameters(), self._clip_norm or math.inf))
-            if number == self.accumulation:
-                before_update()
-            self._deepspeed.step()
-            losses += loss.detach().cpu()
+            losses += loss.detach()
+        return losses.item()
+
+    def update(self, step: int, loss: float, learning_rate: float) -> tuple[float, Fault | None]:
+        """Optimizer step `step` with these gradients, of the global batch's mean loss `loss`, unless there is a fault in them.
+
+        Returns their global norm before clipping, and the fault, with which neither weights nor moments have changed: its
+        gradients are gone, and the same step is to be made with the next batch. The norm of a loss at fault is not measured.
+        """
+        set_learning_rate(self._adamw, learning_rate)
+        fault = self.numerics.judge_loss(step, loss)
+        grad_norm = self._step_unless(fault is not None)
+        if not fault:
+            fault = self.numerics.judge_gradients(step, loss, grad_norm)
+        if fault:
+            self.numerics.leave_out(fault)
+        else:
+            self.numerics.trained(loss)
+        return grad_norm, fault
+
+    def _step_unless(self, leave_out: bool) -> float:
+        """The optimizer's step, and the norm; if it isn't finite, or `leave_out` makes it infinite, gradients are dropped."""
         if self.zero_stage:
-            norm = float(self._deepspeed.get_global_grad_norm())
-        return losses.item(), norm
+            self._leave_out = leave_out
+            self._deepspeed.step()
+            return float(self._deepspeed.get_global_grad_norm())
+        norm = math.inf
+        if not leave_out:
+            norm = float(nn.utils.clip_grad_norm_(self._deepspeed.module.parameters(), self._clip_norm or math.inf))
+        if not math.isfinite(norm):
+            self._deepspeed.module.zero_grad(set_to_none=True)  # the optimizer passes over what has no gradient
+        self._deepspeed.step()
+        return norm
 
     @torch.no_grad()
     def sequence_losses(self, tokens_BT: Tensor) -> Tensor:
@@ -94,6 +120,21 @@ class Engine:
         tokens_BT = tokens_BT.to(self.device)
         logits_BTV = self._deepspeed(input_ids=tokens_BT[:, :-1], use_cache=False).logits
         return cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction=reduction)
+
+
+def _let_leave_out(optimizer: Any, device: torch.device, leave_out: Callable[[], bool]) -> None:
+    """Give DeepSpeed's optimizer a way to leave a step out: told of an infinite norm, all of them drop gradients, and
+    change neither weights nor moments. Each has one method of its own that its step asks for norms.
+    """
+    infinite = torch.tensor(math.inf, device=device)
+    said: dict[str, Any] = {
+        "scaled_global_norm": infinite,  # ZeRO 1 and 2
+        "_get_norm_groups": [infinite],  # ZeRO 3
+        "get_grads_for_norm": ([infinite], {}),  # ZeRO 1 in bf16 with gradients added up in fp32
+    }
+    [name] = [name for name in said if hasattr(optimizer, name)]
+    measured = getattr(optimizer, name)
+    setattr(optimizer, name, lambda *given, **named: said[name] if leave_out() else measured(*given, **named))
 
 
 def _initialize(model: nn.Module, optimizer: AdamW, configuration: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 The state after step N is a function of (settings, inputs, seed, N, world size) and of nothing else: data order, schedule
 and first weights (where they aren't an earlier stage's) are computed, the rest is in the checkpoint. So a run killed at any
-moment ends with the same weights, to the bit, as one that never was.
+moment ends with the same weights, to the bit, as one that never was. Numbers that go wrong (`engine.numerics`) are part of it.
 """
 
 import hashlib
@@ -29,15 +29,19 @@ from ..data.shards import TokenShards
 from ..engine import processes
 from ..engine.batches import Batches, HeldOut
 from ..engine.engine import Engine
+from ..engine.numerics import Fault
 from ..engine.preflight import preflight
 from ..engine.randomness import seed_streams
 from ..engine.schedule import learning_rate
-from ..errors import PermanentError, StopRequested
+from ..errors import PermanentError, RolledBackError, StopRequested
 from ..group import Group
 from ..models.build import build_model, load_config, model_config
 from ..pulse import Pulse
 from ..scratch import Known
 from .progress import TrainingProgress
+
+_NAMED = 16
+"""Samples of a part that a message names."""
 
 
 def pretrain(group: Group) -> Artifact | None:
@@ -65,24 +69,32 @@ def train(group: Group, device: torch.device) -> Artifact | None:
     found = newest(checkpoints, Neighbourhood(group))
     engine = _begin(stage, config, batches.accumulation, found, cursor, group, device)
     start, kept = (found.manifest.step, found.kept) if found else (0, None)
+    engine.numerics.overrule(checkpoints.rolled_back, start)
     checkpoints.begin(start)
     progress = TrainingProgress(stage, group, pulse)
-    progress.resumed(found)
+    progress.resumed(found, engine.numerics.skipped)
     del found  # and the memory of what was read
 
     held_out_losses = None
     with Saving(checkpoints, stage.checkpoint, engine, cursor, progress.saving, kept=kept) as saving:
-        for step in range(start + 1, stage.steps + 1):
+        done = start
+        while done < stage.steps:
             progress.start_clock()
-            rate = learning_rate(step, stage)
-            my_loss, grad_norm = engine.train_step(batches.micro_batches(step), rate, saving.before_update)
+            step = done + 1
+            batch, rate = engine.numerics.batch(step), learning_rate(step, stage)
+            my_loss = engine.gradients(batches.micro_batches(batch))
+            saving.before_update()
             losses, stop, *votes = processes.add_up(my_loss, group.stopping(), *saving.votes())
-            stopping.hold_back()
             loss = losses / (group.world_size * batches.accumulation)
-            _refuse_divergence(step, loss, grad_norm)
+            grad_norm, fault = engine.update(step, loss, rate)
+            if fault:
+                _leave_out(fault, batch, batches, progress, engine, checkpoints)
+                continue
+            done = step
+            stopping.hold_back()
             progress.step(
                 step,
-                batches.positions(step),
+                batches.positions(batch),
                 loss=loss,
                 learning_rate=rate,
                 grad_norm=grad_norm,
@@ -217,6 +229,7 @@ def _finish(
         metrics={
             **held_out_losses,
             "steps": stage.steps,
+            **({"skipped_batches": skipped} if (skipped := engine.numerics.skipped) else {}),
             "tokens": stage.steps * stage.global_batch * stage.sequence_length,
             "parameters": sum(map(math.prod, engine.parameter_shapes.values())),
         },
@@ -236,10 +249,26 @@ def _files(storage: Storage, checkpoint: str) -> list[Known]:
     ]
 
 
-def _refuse_divergence(step: int, loss: float, grad_norm: float) -> None:
-    """DeepSpeed says -1 for a norm that isn't finite."""
-    if not math.isfinite(loss) or not math.isfinite(grad_norm) or grad_norm < 0:
-        raise PermanentError(
-            f"pretrain: training diverged at step {step}: loss {loss}, gradient norm {grad_norm}; lower "
-            "optimizer.learningRate, lengthen schedule.warmupSteps or set optimizer.clipNorm"
+def _leave_out(
+    fault: Fault, batch: int, batches: Batches, progress: TrainingProgress, engine: Engine, checkpoints: Checkpoints
+) -> None:
+    """Go on without a global batch, or from an older checkpoint, or not at all."""
+    positions, samples = batches.positions(batch), batches.samples(batch)
+    progress.fault(fault, positions, samples)
+    if fault.action == "Skip":
+        return
+    with suppress(OSError):
+        progress.close()
+    if fault.action == "RollBack":
+        numerics = engine.numerics
+        to_step = max(0, fault.step - 1 - numerics.settings.roll_back_steps)
+        checkpoints.roll_back(to_step, batch, numerics.skipped, numerics.faults)
+        raise RolledBackError(
+            f"step {fault.step}: {fault.what}; back to step {to_step} or before, and on after batch {batch}"
         )
+    named = "; ".join(f"{part}: {', '.join(map(str, each[:_NAMED]))}" for part, each in samples.items())
+    more = f", … ({len(positions)} in metrics.jsonl)" if len(positions) > _NAMED else ""
+    raise PermanentError(
+        f"pretrain.numerics: training diverged at step {fault.step}: {fault.what}; samples {named}{more}; lower "
+        "optimizer.learningRate, lengthen schedule.warmupSteps, set optimizer.clipNorm, or look into these samples"
+    )

@@ -3,18 +3,24 @@
 metrics.jsonl holds {time, attempt, step, position, sequences, loss, learning_rate, grad_norm, tokens, tokens_per_second,
 step_seconds} a step and {time, attempt, step, held_out_loss} a validation, with held_out_loss_<stage> for each part of a
 mixture. `position` is the first of the step's `sequences` in the order of data, so the rows of each step's last attempt
-are a ledger of what was trained on. Steps that are done again after a recovery are there again, under their attempt.
+are a ledger of what was trained on. A batch that was left out is a line {time, attempt, step, fault: {kind, action, what,
+loss, grad_norm, position, sequences, samples}} before that of its step. Steps that are done again after a recovery are there
+again, under their attempt.
 Speeds are of one step: a mean over the attempt would hide a stall.
 """
 
 import json
+import math
+import sys
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 from trainyard_api.stages import PretrainStage
 from trainyard_api.status import CheckpointStatus, Progress
 
 from ..checkpoint.memory import Found
+from ..engine.numerics import Fault
 from ..group import Group
 from ..pulse import Pulse
 from .metrics_file import MetricsFile
@@ -28,7 +34,7 @@ class TrainingProgress:
     def __init__(self, stage: PretrainStage, group: Group, pulse: Pulse) -> None:
         self.stage, self.group = stage, group
         self._pulse = pulse
-        self._last: dict[str, float | int] = {"steps": stage.steps}
+        self._last: dict[str, Any] = {"steps": stage.steps}
         self._file = MetricsFile(group) if group.rank == 0 else None
         self._trouble = ""
         self._clock = time.monotonic()
@@ -36,8 +42,9 @@ class TrainingProgress:
         self._eta = 0.0
         self._reported = 0.0
 
-    def resumed(self, found: Found | None) -> None:
+    def resumed(self, found: Found | None, skipped_batches: int) -> None:
         """Report what this attempt starts from."""
+        self._last |= {"skipped_batches": skipped_batches} if skipped_batches else {}
         if self._file and found:
             restoring = {"restore_seconds": found.seconds, "restored_bytes": found.bytes}
             self.group.report(resumed_step=found.manifest.step, restored_from=found.source, metrics=restoring)
@@ -75,6 +82,23 @@ class TrainingProgress:
             step_seconds=round(seconds, 4),
         )
 
+    def fault(self, fault: Fault, positions: range, samples: dict[str, list[int]]) -> None:
+        """Record that the batch at these positions, of these samples by prepare stage, was left out."""
+        if not self._file:
+            return
+        figures = {"loss": fault.loss, "grad_norm": fault.grad_norm}
+        found = {"kind": fault.kind, "action": fault.action, "what": fault.what} | {
+            name: value for name, value in figures.items() if math.isfinite(value)
+        }
+        where = {"position": positions.start, "sequences": len(positions), "samples": samples}
+        self._write(fault.step, fault=found | where)
+        self._last |= {
+            "skipped_batches": self._last.get("skipped_batches", 0) + 1,
+            "last_fault": f"step {fault.step}, sequences {positions.start}–{positions.stop - 1}: {fault.what}",
+        }
+        print(f"{fault.action}: {self._last['last_fault']}", file=sys.stderr)
+        self._report()
+
     def held_out(self, step: int, losses: dict[str, float]) -> None:
         """Record a validation: `held_out_loss`, and those of a mixture's parts."""
         self._record(step, **losses)
@@ -102,12 +126,16 @@ class TrainingProgress:
     def _record(self, step: int, **values: float | int) -> None:
         if not self._file:
             return
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = {"time": now, "attempt": self.group.attempt, "step": step, **values}
-        self._file.append(json.dumps(line).encode() + b"\n")
+        self._write(step, **values)
         self._last |= values | {"step": step}
         self._eta = round((self.stage.steps - step) * self._seconds_a_step, 1)
         self._report()
+
+    def _write(self, step: int, **values: object) -> None:
+        if self._file:
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = {"time": now, "attempt": self.group.attempt, "step": step, **values}
+            self._file.append(json.dumps(line).encode() + b"\n")
 
     def _report(self) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")

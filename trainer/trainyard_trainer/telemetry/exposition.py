@@ -83,6 +83,11 @@ class AgentMetrics(Collector):
             tokens = CounterMetricFamily("trainyard_tokens", "Tokens trained on, over all ranks.", labels=self._names)
             tokens.add_metric(self._values, progress.tokens)
             yield tokens
+        if progress.skipped_batches is not None:
+            text = "Global batches that were left out because of their numbers."
+            skipped = CounterMetricFamily("trainyard_skipped_batches", text, labels=self._names)
+            skipped.add_metric(self._values, progress.skipped_batches)
+            yield skipped
 
     def _checkpoint(self, checkpoint: CheckpointStatus) -> Iterator[Metric]:
         yield self._gauge("checkpoint_step", "Step of the newest committed checkpoint.", checkpoint.step)

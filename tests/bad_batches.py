@@ -1,0 +1,39 @@
+"""Global batches with which numbers go wrong, as they do in real training: for a token whose weights are no numbers, and
+for text that is noise.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+UNUSED = 200
+"""A byte's token that the tests' text never has."""
+
+
+def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = ()) -> None:
+    """In this process, the batches of these numbers are bad."""
+    from torch import Tensor
+    from trainyard_trainer.engine.batches import Batches
+    from trainyard_trainer.stages import pretrain
+
+    build = pretrain.build_model
+
+    def build_model(config: Any, seed: int) -> Any:
+        model = build(config, seed)
+        model.get_input_embeddings().weight.data[UNUSED] = math.nan
+        return model
+
+    class BadBatches(Batches):
+        def micro_batches(self, number: int) -> Iterator[Tensor]:
+            draw = torch.Generator().manual_seed(number)
+            for tokens_BT in super().micro_batches(number):
+                if number in no_number and self.group.rank == 0:
+                    tokens_BT[0, 3] = UNUSED
+                if number in noise:
+                    tokens_BT.random_(300, generator=draw)
+                    tokens_BT[tokens_BT == UNUSED] = 0
+                yield tokens_BT
+
+    pretrain.build_model, pretrain.Batches = build_model, BadBatches
