@@ -108,17 +108,25 @@ class KubernetesCluster:
             raise ConflictError(f"{path} exists and belongs to another owner; delete or rename it")
         return existing
 
-    async def delete_pod(self, pod: Manifest, grace_seconds: int | None) -> None:
-        """Delete this very pod; gone already, or replaced by another of its name, is success."""
+    async def delete_pod(self, pod: Manifest, grace_seconds: int | None) -> bool:
+        """Delete this very pod; False if it is gone already, or replaced by another of its name."""
         options: Manifest = {"kind": "DeleteOptions", "apiVersion": "v1"}
         options["preconditions"] = {"uid": pod["metadata"]["uid"]}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
-        path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
         try:
-            await self._ask("DELETE", path, options)
+            await self._ask("DELETE", _pod_path(pod), options)
         except (ConflictError, GoneError):
-            log.debug("pod was gone already", extra={"pod": pod["metadata"]["name"]})
+            return False
+        return True
+
+    async def find_pod(self, pod: Manifest) -> Manifest | None:
+        """This very pod as it is now, None if it is gone."""
+        try:
+            found = await self._ask("GET", _pod_path(pod))
+        except GoneError:
+            return None
+        return found if found["metadata"]["uid"] == pod["metadata"]["uid"] else None
 
     async def delete_run(self, run: TrainingRun) -> None:
         """Delete this very run, as it was seen; the garbage collector deletes all that it owns."""
@@ -224,6 +232,10 @@ def slim_run(run: Manifest) -> Manifest:
     """A run without what only the API server has a use for, a third of its size."""
     metadata = {name: value for name, value in run["metadata"].items() if name != "managedFields"}
     return run | {"metadata": metadata}
+
+
+def _pod_path(pod: Manifest) -> str:
+    return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
 
 
 def _owners(manifest: Manifest) -> set[str]:

@@ -95,17 +95,17 @@ class LocalCluster:
         """Make a Pod or Secret. One of that name and owner already is success; raises ConflictError otherwise."""
         return await self._create_pod(manifest) if manifest["kind"] == "Pod" else self._create_secret(manifest)
 
-    async def delete_pod(self, pod: Manifest, grace_seconds: float | None) -> None:
-        """SIGTERM now, SIGKILL to all that is left after the grace period. Gone already is success."""
-        known = self._pods.get(_key(pod))
-        if known is None or known.manifest["metadata"]["uid"] != pod["metadata"]["uid"]:
-            return
+    async def delete_pod(self, pod: Manifest, grace_seconds: float | None) -> bool:
+        """SIGTERM now, SIGKILL to all that is left after the grace period. False if it is gone already."""
+        known = self._find(pod)
+        if known is None:
+            return False
         if grace_seconds is None:
             grace_seconds = known.manifest["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS)
         until = datetime.now(UTC) + timedelta(seconds=grace_seconds)
         before = known.manifest["metadata"].get("deletionTimestamp")
         if before and datetime.fromisoformat(before) <= until:
-            return
+            return True
         self._put_pod(known, metadata={**known.manifest["metadata"], "deletionTimestamp": _time(until)})
         if known.ended.is_set():
             self._forget(known)
@@ -115,6 +115,16 @@ class LocalCluster:
             known.kill = asyncio.get_running_loop().call_later(grace_seconds, known.process.kill)
             if not before and grace_seconds > 0:
                 known.process.terminate()
+        return True
+
+    async def find_pod(self, pod: Manifest) -> Manifest | None:
+        """This very pod as it is now, None if it is gone."""
+        known = self._find(pod)
+        return known.manifest if known else None
+
+    def _find(self, pod: Manifest) -> _Pod | None:
+        known = self._pods.get(_key(pod))
+        return known if known and known.manifest["metadata"]["uid"] == pod["metadata"]["uid"] else None
 
     async def delete_run(self, run: TrainingRun) -> None:
         """Nothing: nobody drives a run that has finished, so none would know when its time is up."""

@@ -46,8 +46,12 @@ class Cluster(Protocol):
         """
         ...
 
-    async def delete_pod(self, pod: Manifest, grace_seconds: int | None) -> None:
-        """Delete this very pod (by UID), with its own grace period if None. Gone already is success."""
+    async def delete_pod(self, pod: Manifest, grace_seconds: int | None) -> bool:
+        """Delete this very pod (by UID), with its own grace period if None. False if it was gone already."""
+        ...
+
+    async def find_pod(self, pod: Manifest) -> Manifest | None:
+        """This very pod (by UID) as it is now, None if it is gone."""
         ...
 
     async def delete_run(self, run: TrainingRun) -> None:

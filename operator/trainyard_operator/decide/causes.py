@@ -41,6 +41,8 @@ SETTLE_SECONDS = 3.0
 """How long a consequence waits for its cause to be seen: an exit shows within a second where the kubelet is healthy."""
 SETTLE_SILENT_SECONDS = SILENT_SECONDS + SETTLE_SECONDS + 2
 """The same while one of the group has not said how it fared: its node may be what was lost."""
+REPLACED_SECONDS = 1.0
+"""Before a group was complete, a pod of it that has ended was replaced. Kubelets write times to the second."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def ends(seen: Observation) -> list[End]:
 
     Until the group has been complete, a pod of an earlier attempt that ends is only one more to be made anew.
     """
-    pods = [pod for pod in seen.group.values() if seen.settled or pod.attempt == seen.status.attempt]
+    members = {worker: pod for worker, pod in seen.group.items() if not _was_replaced(seen, pod)}
+    pods = [pod for pod in members.values() if seen.settled or pod.attempt == seen.status.attempt]
     permanent = [pod for pod in seen.group.values() if pod.exit_code == ExitCode.PERMANENT]
     found = [end for pod in (*pods, *permanent) if (end := _end_of_pod(pod))]
     found += [
@@ -80,7 +83,7 @@ def ends(seen: Observation) -> list[End]:
         if peer.phase == "failed" and peer.termination
     ]
     if seen.settled:
-        lost = [worker for worker in range(seen.workers) if worker not in seen.group]
+        lost = [worker for worker in range(seen.workers) if worker not in members]
         found += [End(Reason.POD_DELETED, f"the pod of worker {worker} is gone", at=seen.now) for worker in lost]
     found += [
         End(
@@ -93,6 +96,14 @@ def ends(seen: Observation) -> list[End]:
         for it in silences(seen)
     ]
     return sorted(found, key=lambda end: (not end.permanent, end.distance, _went_along(end), end.at or seen.now))
+
+
+def _was_replaced(seen: Observation, pod: Pod) -> bool:
+    """Whether it is kept for its log alone, and the pod that took its place in this attempt is gone."""
+    has_place = pod.assigned == seen.status.attempt or pod.attempt == seen.status.attempt
+    if has_place or pod.ended is None or seen.status.ready_time is None:
+        return False
+    return (parse_time(seen.status.ready_time) - pod.ended).total_seconds() > REPLACED_SECONDS
 
 
 def _went_along(end: End) -> bool:

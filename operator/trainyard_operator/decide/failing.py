@@ -5,7 +5,7 @@ from trainyard_api.status import Phase, Reason, Recovery, Restarts
 from .causes import PEER_LOST, SETTLE_SECONDS, SETTLE_SILENT_SECONDS, UNCOUNTED, End, ends
 from .decision import Decision, DeletePod, Event, change, fail, nothing, shown
 from .hanging import hung, still_telling
-from .observation import GIVEN_UP, Observation, Pod, format_time, later, parse_time
+from .observation import GIVEN_UP, Observation, Pod, format_time, parse_time
 from .tiers import tier_of
 
 KEPT_RECOVERIES = 10
@@ -26,7 +26,7 @@ def failing(seen: Observation) -> Decision | None:
     end = next(iter(ends(seen)), None)
     if seen.between_attempts and not (end and end.permanent):
         return None
-    if end and end.consequence and seen.seconds_since(end.at) < _settle_seconds(seen, end):
+    if end and end.consequence and abs(seen.seconds_since(end.at)) < _settle_seconds(seen, end):
         return nothing(seen, look_again=0.5)
     if end is None and still_telling(seen):
         return nothing(seen, look_again=0.5)
@@ -51,7 +51,7 @@ def _unplaced(seen: Observation) -> End | None:
     stayed = any(pod.attempt < seen.status.attempt for pod in seen.group.values())
     if seen.status.phase != Phase.QUEUED or not stayed or why is None or why.reason != Reason.WAITING_FOR_CAPACITY:
         return None
-    if seen.seconds_since(later(parse_time(why.since), seen.watching_since)) < UNPLACED_SECONDS:
+    if seen.silent_seconds(why.since) < UNPLACED_SECONDS:
         return None
     return End(Reason.WAITING_FOR_CAPACITY, f"{why.object} found no room in {UNPLACED_SECONDS:.0f} s: {why.message}")
 
@@ -61,7 +61,7 @@ def _silent(seen: Observation) -> End | None:
     silent = seen.unassigned
     if seen.status.ready_time is None or not silent:
         return None
-    waited = seen.seconds_since(later(parse_time(seen.status.ready_time), seen.watching_since))
+    waited = seen.silent_seconds(seen.status.ready_time)
     silent = [pod for pod in silent if waited >= _answer_seconds(seen, pod)]
     if not silent:
         return None
@@ -79,7 +79,7 @@ def _not_started(seen: Observation) -> End | None:
     limit, status = seen.run.spec.recovery.start_seconds, seen.status
     if status.phase not in (Phase.STARTING, Phase.RUNNING) or seen.agent is not None:
         return None
-    if seen.seconds_since(status.placed_time) < limit:
+    if status.placed_time is None or seen.silent_seconds(status.placed_time) < limit:
         return None
     unpullable = status.waiting is not None and status.waiting.reason == Reason.IMAGE_PULL_FAILED
     if unpullable and status.waiting:

@@ -5,13 +5,14 @@ An agent that tells nothing may itself be stopped, so the operator keeps a clock
 """
 
 from collections.abc import Iterable
+from datetime import timedelta
 from itertools import groupby
 
 from trainyard_api.protocol import Hang, Place, Termination
 from trainyard_api.status import Phase, Reason
 
 from .causes import End
-from .observation import Observation, Pod, later, parse_time
+from .observation import Observation, Pod, parse_time
 
 TELLING_SECONDS = 5.0
 """After one agent has told, how long the others may take: all ranks go silent within a step."""
@@ -50,11 +51,11 @@ def hung(seen: Observation) -> End | None:
     recovery, progress = seen.run.spec.recovery, seen.agent.progress
     stepping = progress is not None and progress.step > (seen.agent.resumed_step or 0)
     limit = recovery.hang_seconds if stepping else max(recovery.hang_seconds, recovery.start_seconds)
-    alive = later(seen.agent_changed, seen.watching_since)
-    if seen.seconds_since(alive) < limit + OVERDUE_SECONDS:
+    silent = seen.silent_seconds(seen.agent_changed)
+    if silent < limit + OVERDUE_SECONDS:
         return None
-    text = f"no sign of life for {seen.seconds_since(alive):.0f} s, and agents say nothing of it"
-    return End(Reason.HUNG, text, at=alive)
+    text = f"no sign of life for {silent:.0f} s, and agents say nothing of it"
+    return End(Reason.HUNG, text, at=seen.now - timedelta(seconds=silent))
 
 
 def _told(seen: Observation, hangs: list[Hang]) -> End:

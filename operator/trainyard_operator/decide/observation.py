@@ -93,7 +93,7 @@ class Observation:
 
     now: datetime
     watching_since: datetime
-    """When this operator process began to watch: clocks of silence don't start earlier."""
+    """When this operator process began to watch, or its clock was set: clocks of silence don't start earlier."""
     run: TrainingRun
     errors: tuple[str, ...]
     """Mistakes in the spec that admission did not catch."""
@@ -221,6 +221,16 @@ class Observation:
         if time is None:
             return 0.0
         return (self.now - (parse_time(time) if isinstance(time, str) else time)).total_seconds()
+
+    def silent_seconds(self, *signs: datetime | str | None) -> float:
+        """Seconds since the last of these signs of life, but no more than we have been watching for them.
+
+        A sign from the future was given before the clock was set back: it says nothing.
+        """
+        times = [parse_time(sign) if isinstance(sign, str) else sign for sign in signs if sign is not None]
+        return self.seconds_since(
+            max((time for time in (*times, self.watching_since) if time <= self.now), default=None)
+        )
 
 
 def parse_time(text: str) -> datetime:

@@ -51,7 +51,8 @@ def _pause(seen: Observation) -> float:
         futile = futile + 1 if (later.step or 0) <= (earlier.step or 0) and later.stage == earlier.stage else 0
     if not futile or not _by_itself(last):
         return 0.0
-    return min(LONGEST_WAIT_SECONDS, 2.0 ** (futile - 1)) - seen.seconds_since(last.time)
+    since = seen.seconds_since(last.time)
+    return min(LONGEST_WAIT_SECONDS, 2.0 ** (futile - 1)) - since if since >= 0 else 0.0  # the clock was set back
 
 
 def _by_itself(entry: Recovery) -> bool:

@@ -45,7 +45,7 @@ def running(seen: Observation) -> Decision | None:
         return nothing(seen, look_again)
     before = seen.status.progress.heartbeat_time if seen.status.progress else None
     urgent = (status.phase, status.reason) != (seen.status.phase, seen.status.reason)
-    if before and not urgent and seen.seconds_since(before) < WRITE_SECONDS:
+    if before and not urgent and 0 <= seen.seconds_since(before) < WRITE_SECONDS:
         return nothing(seen, look_again=min(look_again, WRITE_SECONDS - seen.seconds_since(before)))
     return Decision(status, look_again=look_again, events=(*told_of(seen, slow), *_left_out(seen, progress)))
 

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from trainyard_api.protocol import HEARTBEAT_SECONDS, SILENT_SECONDS
 
-from .observation import Observation, Pod, later, parse_time
+from .observation import Observation, Pod, parse_time
 
 UNWITNESSED_SECONDS = 60.0
 """For how long an agent of rank 0 may not answer that nobody else has missed."""
@@ -56,7 +56,7 @@ def _of_first(seen: Observation, first: Pod, since: datetime) -> list[Silence]:
     """What others say of agent 0, which does not answer."""
     witnesses = [pod for pod in seen.speakers if _answers(pod, since)]
     missed = any(first.worker in seen.speaking[pod.worker].silent for pod in witnesses if pod.worker in seen.speaking)
-    waited = seen.seconds_since(later(since, seen.watching_since))
+    waited = seen.silent_seconds(since)
     known = first.worker in seen.speaking and (
         first.container_unready or first.node_unready or (not witnesses and waited >= UNWITNESSED_SECONDS)
     )

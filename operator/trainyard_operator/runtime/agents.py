@@ -36,12 +36,18 @@ class Agents:
     """Follows an agent of each run, and puts what it says in the store. `writing` is entered around assignments."""
 
     def __init__(
-        self, store: Store, cluster: Cluster, now: Callable[[], datetime], writing: Writing = nullcontext
+        self,
+        store: Store,
+        cluster: Cluster,
+        now: Callable[[], datetime],
+        writing: Writing = nullcontext,
+        session: Callable[[], aiohttp.ClientSession] = aiohttp.ClientSession,
     ) -> None:
         self._store = store
         self._cluster = cluster
         self._now = now
         self._writing = writing
+        self._new_session = session
         self._session: aiohttp.ClientSession | None = None
         self._followed: dict[Key, dict[str, asyncio.Task[None]]] = {}
 
@@ -120,7 +126,7 @@ class Agents:
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession()
+            self._session = self._new_session()
         return self._session
 
 

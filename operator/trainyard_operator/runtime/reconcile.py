@@ -5,20 +5,29 @@ at any point and simply happens again.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from datetime import datetime
 
+from trainyard_api.run import Metadata, TrainingRun
 from trainyard_api.status import FINISHED, Status
 
 from ..cluster.protocol import Cluster, ConflictError, GoneError, Manifest, RefusedError
 from ..decide.decide import decide
 from ..decide.decision import Action, Assign, CreatePod, CreateSecret, Decision, DeletePod, DeleteRun
 from ..decide.observation import Observation, Pod, Settings, read_pod, read_run
-from .agents import Agents
+from .agents import AgentError, Agents
 from .store import Key, Store
 
 ACTIONS_AT_ONCE = 32
 """Actions of one pass that may be in flight together."""
+CLOCK_STEP_SECONDS = 1.0
+"""A clock that gains or loses more between two passes was set, or the machine was suspended."""
+
+log = logging.getLogger(__name__)
+
+Spec = tuple[TrainingRun, tuple[str, ...]]
+"""A run, and the mistakes in it."""
 
 
 class Reconciler:
@@ -40,7 +49,9 @@ class Reconciler:
         self._settings = settings
         self._now = now
         self._on_status = on_status
-        self._since = now()
+        self._since = self._seen = now()
+        self._seen_at = asyncio.get_running_loop().time()
+        self._specs: dict[Key, tuple[tuple[str, int], Spec]] = {}
         self._limit = asyncio.Semaphore(ACTIONS_AT_ONCE)
 
     async def reconcile(self, key: Key) -> float | None:
@@ -48,6 +59,7 @@ class Reconciler:
         manifest = self._store.run(key)
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
             self._agents.forget(key)
+            self._specs.pop(key, None)
             return None
         seen = self._observe(key, manifest)
         decision = decide(seen)
@@ -75,13 +87,23 @@ class Reconciler:
             raise refused
         return decision.look_again
 
+    def _look_at_clock(self) -> datetime:
+        """The time. Where the clock was set meanwhile, nothing that it said before tells how long anyone has been silent."""
+        now, at = self._now(), asyncio.get_running_loop().time()
+        if abs((now - self._seen).total_seconds() - (at - self._seen_at)) > CLOCK_STEP_SECONDS:
+            log.warning("the clock was set", extra={"from": str(self._seen), "to": str(now)})
+            self._since = now
+        self._seen, self._seen_at = now, at
+        return now
+
     def _observe(self, key: Key, manifest: Manifest) -> Observation:
-        run, errors = read_run(manifest)
+        now = self._look_at_clock()
+        run, errors = self._read_spec(key, manifest)
         status = Status.read_stored(manifest.get("status") or {})
         uid = manifest["metadata"]["uid"]
         went = self._store.went(key)
         return Observation(
-            now=self._now(),
+            now=now,
             watching_since=self._since,
             run=run,
             errors=errors,
@@ -92,6 +114,15 @@ class Reconciler:
             refusal=self._store.refusal(key),
             storage_uri=self._cluster.storage_uri(run) if not errors else "",
         )
+
+    def _read_spec(self, key: Key, manifest: Manifest) -> Spec:
+        """The run without its status; read once for each generation, for its rules take half of a pass to check."""
+        metadata = manifest["metadata"]
+        which = metadata["uid"], metadata.get("generation", 0)
+        if key not in self._specs or self._specs[key][0] != which:
+            self._specs[key] = which, read_run(manifest)
+        run, errors = self._specs[key][1]
+        return (run if errors else run.model_copy(update={"metadata": Metadata.read_stored(metadata)})), errors
 
     def _pod(self, manifest: Manifest) -> Pod:
         uid = manifest["metadata"]["uid"]
@@ -120,11 +151,23 @@ class Reconciler:
                 case CreatePod(manifest):
                     self._store.put(await self._cluster.create(manifest))
                 case DeletePod(pod, grace_seconds):
-                    await self._cluster.delete_pod(pod, grace_seconds)
+                    if not await self._cluster.delete_pod(pod, grace_seconds):
+                        self._store.remove(pod)
                 case Assign(pod, assignment):
-                    await self._agents.assign(pod, uid, assignment)
+                    try:
+                        await self._agents.assign(pod, uid, assignment)
+                    except AgentError:
+                        await self._look_at(pod)
+                        raise
                 case DeleteRun():
                     await self._cluster.delete_run(seen.run)
+
+    async def _look_at(self, pod: Manifest) -> None:
+        """See whether a pod whose agent does not answer is still there: a watch that was broken has not told."""
+        if found := await self._cluster.find_pod(pod):
+            self._store.put(found)
+        else:
+            self._store.remove(pod)
 
 
 def _owned_by(pod: Manifest, uid: str) -> bool:

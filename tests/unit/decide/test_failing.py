@@ -107,8 +107,20 @@ CASES: Cases = {
         RUNNING.with_pods(ended(30, 0, seconds_ago=15, cause="PeerLost"), pod(1)),
         (becomes(Phase.RECOVERING, Reason.PROCESS_FAILED),),
     ),
+    "once all have told, a consequence waits no longer": (
+        RUNNING.training(**say(30, "PeerLost", seconds_ago=4), peers=[peer(1, 30, "PeerLost", seconds_ago=4)]),
+        (becomes(Phase.RECOVERING, Reason.PROCESS_FAILED),),
+    ),
+    "an end that a clock which was set back shows in the future is decided about all the same": (
+        RUNNING.with_pods(ended(30, 0, seconds_ago=-3600, cause="PeerLost"), pod(1)),
+        (becomes(Phase.RECOVERING, Reason.PROCESS_FAILED),),
+    ),
+    "a pod that was replaced is not what ended the attempt when its successor is gone": (
+        RUNNING.with_pods(ended(137, 0, seconds_ago=60, attempt=1), pod(1)).not_told(0),
+        (becomes(Phase.RECOVERING, Reason.POD_DELETED), records("pod", counted=False)),
+    ),
     "a stop whose cause never shows costs no failure": (
-        RUNNING.training(**say(20, "Stopped", seconds_ago=9)),
+        RUNNING.training(**say(20, "Stopped", seconds_ago=11)),
         (becomes(Phase.RECOVERING, Reason.EVICTED), records("ranks", counted=False)),
     ),
     "of all that were stopped the one that left with its pod was it": (

@@ -85,6 +85,17 @@ CASES: Cases = {
         ),
         (unchanged, lambda d, _: d.look_again == 1.5),
     ),
+    "a failure that a clock which was set back shows in the future is not waited for": (
+        a_run().in_stage(
+            phase=Phase.RECOVERING,
+            attempt=3,
+            recoveries=[
+                recovery(Reason.PROCESS_FAILED, attempt, time=format_time(ago(past)), step=20)
+                for attempt, past in ((1, 32), (2, 21), (3, -3600))
+            ],
+        ),
+        (grows_attempt("base", 4),),
+    ),
     "a kill from outside does not wait, whatever was killed before": (
         a_run().in_stage(
             phase=Phase.RECOVERING,
