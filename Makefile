@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PROMETHEUS := .venv/prometheus
-BENCHMARKS := checkpoint kind_latency
+BENCHMARKS := checkpoint simulate kind_latency
 
 .PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus
 
@@ -33,7 +33,7 @@ lint: $(INSTALLED) ## formatting, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint prometheus ## lint, unit, property, local, chart, rules; no cluster
+test: lint prometheus ## lint, unit, property, simulation, local, chart, rules; no cluster
 	$(BIN)/pytest --ignore tests/kind -n logical --dist loadfile
 
 test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leaves nothing behind

@@ -44,7 +44,12 @@ def main(
         parser.add_argument("--kills", type=int, metavar="N", help="kill N random processes of a run instead")
     options = parser.parse_args()
     rows, figures = kills(options.kills) if kills and options.kills else measure(options.quick)
-    if options.json:
+    sys.exit(show(name, rows, figures, as_json=options.json))
+
+
+def show(name: str, rows: list[list[str]], figures: list[Figure], *, as_json: bool) -> int:
+    """Print the results; the exit code."""
+    if as_json:
         print(json.dumps({f"{name}.{figure.name}": figure.value for figure in figures}, indent=1))
     else:
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -53,4 +58,4 @@ def main(
         for figure in figures:
             bar = f"≤ {figure.bar:g}" if figure.bar is not None else "none"
             print(f"{name}.{figure.name}: {figure.value:.2f} (bar: {bar})")
-    sys.exit(0 if all(figure.met for figure in figures) else 1)
+    return 0 if all(figure.met for figure in figures) else 1
