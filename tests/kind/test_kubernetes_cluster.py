@@ -13,14 +13,13 @@ from typing import Any
 
 import kopf
 import pytest
+from cluster_contract import ApiServerContract, Subject
 from conditions import until
 from kind.cluster import Namespace, get, kubectl
 from kind.runs import small_run
-from trainyard_api.names import KIND, LABEL_RUN
-from trainyard_operator.cluster import kubernetes
+from trainyard_api.names import LABEL_RANK, LABEL_RUN
 from trainyard_operator.cluster.access import Access, find_connection
 from trainyard_operator.cluster.kubernetes import KubernetesCluster
-from trainyard_operator.cluster.protocol import ConflictError, GoneError
 from trainyard_operator.runtime.kopf_wiring import watch
 from trainyard_operator.runtime.store import Store
 
@@ -52,7 +51,12 @@ def a_pod(namespace: Namespace) -> Callable[[str], dict[str, Any]]:
 
     def make(pod: str) -> dict[str, Any]:
         owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid}
-        metadata = {"name": pod, "namespace": namespace.name, "labels": {LABEL_RUN: NOBODY}, "ownerReferences": [owner]}
+        metadata = {
+            "name": pod,
+            "namespace": namespace.name,
+            "labels": {LABEL_RUN: NOBODY, LABEL_RANK: "1"},
+            "ownerReferences": [owner],
+        }
         spec = {"containers": [{"name": "c", "image": "none"}], "nodeSelector": {"trainyard.dev/no": "node"}}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
@@ -66,52 +70,25 @@ async def failed_run(cluster: KubernetesCluster, namespace: Namespace, name: str
     return next(each for each in await cluster.list_runs() if each["metadata"]["name"] == name)
 
 
-async def test_making_a_pod_twice_is_one_pod(cluster: KubernetesCluster, a_pod):
-    first, second = await cluster.create(a_pod("twice")), await cluster.create(a_pod("twice"))
-    assert first["metadata"]["uid"] == second["metadata"]["uid"]
+class TestKubernetesCluster(ApiServerContract):
+    @pytest.fixture
+    async def subject(
+        self, cluster: KubernetesCluster, access: Access, namespace: Namespace, a_pod: Callable[[str], dict[str, Any]]
+    ) -> AsyncIterator[Subject]:
+        store = Store(lambda key: None, lambda: datetime.now(UTC))
+        watching = asyncio.create_task(watch(store, access, (namespace.name,), lambda: None))
 
+        async def run() -> dict[str, Any]:
+            return await failed_run(cluster, namespace, f"run-{datetime.now(UTC):%H%M%S%f}")
 
-async def test_a_name_that_another_owner_has_is_a_conflict(cluster: KubernetesCluster, a_pod):
-    await cluster.create(a_pod("taken"))
-    mine = a_pod("taken")
-    mine["metadata"]["ownerReferences"][0]["uid"] = "11111111-1111-4111-8111-111111111111"
-    with pytest.raises(ConflictError, match="another owner"):
-        await cluster.create(mine)
+        async def gone_run() -> dict[str, Any]:
+            found = await run()
+            kubectl("-n", namespace.name, "delete", "trainingrun", found["metadata"]["name"])
+            return found
 
-
-async def test_a_namespace_that_is_not_there_is_gone(cluster: KubernetesCluster, a_pod):
-    pod = a_pod("lost")
-    pod["metadata"]["namespace"] = "not-there"
-    with pytest.raises(GoneError):
-        await cluster.create(pod)
-
-
-async def test_deleting_spares_a_later_pod_of_the_same_name(cluster: KubernetesCluster, a_pod):
-    pod = await cluster.create(a_pod("again"))
-    await cluster.delete_pod(pod, grace_seconds=0)
-    await cluster.delete_pod(pod, grace_seconds=0)
-    later = await cluster.create(a_pod("again"))
-    await cluster.delete_pod(pod, grace_seconds=0)
-    assert later["metadata"]["uid"] in {each["metadata"]["uid"] for each in await cluster.list_pods()}
-
-
-async def test_a_list_longer_than_a_page_is_whole(cluster: KubernetesCluster, a_pod, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(kubernetes, "PAGE", 2)
-    await asyncio.gather(*(cluster.create(a_pod(f"many-{number}")) for number in range(5)))
-    pods = [pod for pod in await cluster.list_pods() if pod["metadata"]["name"].startswith("many-")]
-    assert len(pods) == 5
-    assert {(pod["apiVersion"], pod["kind"]) for pod in pods} == {("v1", "Pod")}
-
-
-async def test_a_status_is_written_once_and_only_over_what_was_read(cluster: KubernetesCluster, namespace: Namespace):
-    run = await failed_run(cluster, namespace, "written")
-    written = await cluster.write_status(run, run["status"] | {"message": "as the test says"})
-    assert written["status"]["message"] == "as the test says"
-    with pytest.raises(ConflictError):
-        await cluster.write_status(run, run["status"] | {"message": "too late"})
-    kubectl("-n", namespace.name, "delete", "trainingrun", "written")
-    with pytest.raises(GoneError):
-        await cluster.write_status(written, written["status"])
+        yield Subject(cluster, store, a_pod, run, gone_run)
+        watching.cancel()
+        await asyncio.wait({watching}, timeout=10)
 
 
 async def test_the_same_event_twice_is_one_event(cluster: KubernetesCluster, namespace: Namespace):
@@ -153,10 +130,3 @@ async def test_a_refused_login_ends_the_watches(access: Access, namespace: Names
     store = Store(lambda key: None, lambda: datetime.now(UTC))
     with pytest.raises(Exception, match="has ended"):
         await asyncio.wait_for(watch(store, stranger, (namespace.name,), lambda: None), timeout=30)
-
-
-async def test_a_repairing_list_has_the_kind_that_the_store_asks_for(cluster: KubernetesCluster, namespace: Namespace):
-    run = await failed_run(cluster, namespace, "listed")
-    store = Store(lambda key: None, lambda: datetime.now(UTC))
-    assert store.repair(await cluster.list_runs(), KIND, datetime.now(UTC)) == 0
-    assert store.run((namespace.name, "listed"))["metadata"]["uid"] == run["metadata"]["uid"]
