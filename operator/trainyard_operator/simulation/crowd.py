@@ -104,8 +104,8 @@ async def _until(holds: Any, loop: VirtualTimeLoop) -> None:
 
 
 def _training(world: World) -> int:
-    return sum(run.get("status", {}).get("phase") == Phase.RUNNING for run in world.server.all(PLURAL)
-               if run["status"].get("stage") == "base")  # fmt: skip
+    statuses = [run.get("status", {}) for run in world.server.all(PLURAL)]
+    return sum((status.get("phase"), status.get("stage")) == (Phase.RUNNING, "base") for status in statuses)
 
 
 def _kill(world: World, run: str) -> None:
