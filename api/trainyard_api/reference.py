@@ -26,6 +26,8 @@ def _kind(field: Schema) -> str:
         return "integer or `auto`" if field["pattern"] == AUTO else "quantity"
     if field["type"] == "array":
         items = field["items"]
+        if "enum" in items:
+            return f"list of {_kind(items).removeprefix('one of ')}"
         return "list of sections" if "properties" in items else f"list of {_kind(items)}s"
     if "x-kubernetes-preserve-unknown-fields" in field:
         return "free section"
