@@ -100,6 +100,11 @@ def recovery(cause: Reason, attempt: int = 2, **fields: object) -> dict[str, obj
     return {"time": format_time(ago(2)), "cause": cause, "stage": "base", "attempt": attempt, **fields}
 
 
+def failure(seconds_ago: float, cause: Reason = Reason.PROCESS_FAILED, **fields: object) -> dict[str, object]:
+    """A failure on record that counts."""
+    return {"time": format_time(ago(seconds_ago)), "cause": cause, "stage": "base", **fields}
+
+
 @dataclass(frozen=True)
 class Case:
     """A run as seen; each method returns it with something more."""

@@ -14,6 +14,10 @@ LABEL_RUN = f"{GROUP}/run"
 LABEL_STAGE = f"{GROUP}/stage"
 LABEL_RANK = f"{GROUP}/rank"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
+ANNOTATION_EXCLUDED = f"{GROUP}/excluded-nodes"
+"""On a pod: the nodes that it was made to keep off, with commas."""
+ANNOTATION_FORGIVEN = f"{GROUP}/forgiven-nodes"
+"""On a run: JSON, node → when it was forgiven what the run had put down to it until then."""
 MANAGED_BY = {"app.kubernetes.io/managed-by": "trainyard"}
 
 AGENT_PORT = 9400

@@ -138,3 +138,24 @@ def indivisible_rule() -> Rule:
         f"%d is not divisible by %d ranks × microBatch %d; use %s'.format([i, {batch}, {ranks}, {micro}, "
         f"{below} > 0 ? '%d or %d'.format([{below}, {above}]) : '%d'.format([{above}])]))[0]",
     )
+
+
+def failure_rules_name_stages() -> Rule:
+    """The stages that a rule of spec.recovery names are there: one that is misspelt would never match."""
+
+    def mistakes(spec: "Spec") -> list[Mistake]:
+        names = [stage.name for stage in spec.stages]
+        return [
+            (f"recovery.rules[{i}].stages", f"{name} is not a stage; use one of {json.dumps(names)}")
+            for i, each in enumerate(spec.recovery.failure_rules)
+            for name in each.stages or ()
+            if name not in names
+        ]
+
+    named = "!has(r.stages) || r.stages.all(n, self.stages.exists(s, s.name == n))"
+    return Rule(
+        cel=f"!has(self.recovery) || !has(self.recovery.rules) || self.recovery.rules.all(r, {named})",
+        message="recovery.rules: a rule names a stage that the run does not have; use names of its stages",
+        mistakes=mistakes,
+        field="recovery",
+    )

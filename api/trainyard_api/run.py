@@ -9,7 +9,8 @@ from .in_flight import fixed_rules
 from .model import Model, rule
 from .names import MAX_RUN_AND_STAGE
 from .quantity import Quantity, whole
-from .rules import MAX_STAGES, indivisible_rule, reference_rules, references
+from .recovery import Recovery
+from .rules import MAX_STAGES, failure_rules_name_stages, indivisible_rule, reference_rules, references
 from .stages import (
     KINDS,
     SINGLE_PROCESS_KINDS,
@@ -84,21 +85,6 @@ class Resources(Model):
     def ranks(self) -> int:
         """Ranks that one worker runs."""
         return self.gpus or self.processes
-
-
-class Recovery(Model):
-    """How long to wait for signs of life, and how many failures to forgive."""
-
-    max_failures: Annotated[int, Field(ge=0, le=100)] = 10
-    """Failures to recover from within the window; disruptions (eviction, preemption, lost nodes) don't count."""
-    window_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
-    """How far back failures count."""
-    hang_seconds: Annotated[int, Field(ge=5, le=604_800)] = 600
-    """A rank that works and is silent for so long is taken for hung: stacks are taken, and all ranks started anew."""
-    start_seconds: Annotated[int, Field(ge=5, le=604_800)] = 1_800
-    """From pods scheduled to ranks started, images pulled included; and how long a rank may be silent before its first step."""
-    grace_seconds: Annotated[int, Field(ge=10, le=86_400)] | None = None
-    """What a pod that must go is given to save in; without it, what saving has been measured to take, with a margin."""
 
 
 class Stage(Model):
@@ -187,6 +173,7 @@ class Spec(Model):
         ),
         *reference_rules(),
         indivisible_rule(),
+        failure_rules_name_stages(),
     )
 
     def stage_workers(self, stage: Stage) -> int:
@@ -229,6 +216,7 @@ class Metadata(Model):
     generation: int = 0
     resource_version: str = ""
     deletion_timestamp: str | None = None
+    annotations: dict[str, str] = {}
 
 
 class TrainingRun(Model):

@@ -57,11 +57,29 @@ class Reason(StrEnum):
     START_TIMEOUT = "StartTimeout"
     ROLLED_BACK = "RolledBack"
     # the end
+    FAILED_BY_RULE = "FailedByRule"
+    SAME_STEP_FAILS = "SameStepFails"
     COMPLETED = "Completed"
     INVALID_SPEC = "InvalidSpec"
     PERMANENT_ERROR = "PermanentError"
     TOO_MANY_FAILURES = "TooManyFailures"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+
+
+Cause = Literal[
+    Reason.PROCESS_FAILED,
+    Reason.OUT_OF_MEMORY,
+    Reason.PREEMPTED,
+    Reason.EVICTED,
+    Reason.POD_DELETED,
+    Reason.NODE_LOST,
+    Reason.AGENT_SILENT,
+    Reason.HUNG,
+    Reason.START_TIMEOUT,
+    Reason.PREFLIGHT_FAILED,
+    Reason.PERMANENT_ERROR,
+]
+"""What may end an attempt, for rules to name."""
 
 
 class Progress(Reported):
@@ -73,6 +91,8 @@ class Progress(Reported):
     """Tokens trained on so far, over all ranks."""
     loss: float | None = None
     """Mean loss per token of the last global batch, in nats."""
+    position: int | None = None
+    """The first of the step's sequences in the order of data; there are globalBatch of them."""
     held_out_loss: float | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
@@ -148,6 +168,37 @@ class Restarts(Reported):
     roll_backs: int = 0
     """As `numerics` asks for them."""
     hangs: int = 0
+    ignored: int = 0
+    """Failures and hangs that a rule says don't count."""
+
+
+class Failure(Reported):
+    """A failure that counts, with what tells whether the next one is the same."""
+
+    time: str
+    cause: Reason
+    stage: str
+    node: str = ""
+    crashed: bool = False
+    """The process ended by itself, neither killed nor for lack of another one: it may well do so again."""
+    step: int | None = None
+    """The last one done before, by this attempt or by the checkpoint that it began from; None if it never got so far."""
+
+
+Scope = Literal["Run", "Suspected", "Namespace"]
+"""Whose pods keep off a node: those of the run that says so; of all runs in its namespace once a second one says the same;
+or of all at once. What two namespaces say of a node, other than for one run alone, holds for every run."""
+
+
+class ExcludedNode(Reported):
+    """A node that failures are put down to, so that pods are not made there for a while."""
+
+    node: str
+    cause: Reason
+    message: str = ""
+    time: str
+    until: str
+    scope: Scope = "Run"
 
 
 Tier = Literal["ranks", "pod", "group"]
@@ -243,10 +294,12 @@ class Status(Reported):
     workers: WorkersStatus = WorkersStatus()
     waiting: Waiting | None = None
     restarts: Restarts = Restarts()
-    failure_times: tuple[str, ...] = ()
-    """When the failures happened that count against the budget and are still within its window."""
+    failures: tuple[Failure, ...] = ()
+    """Those that count against the budget and are still within its window: at most maxFailures and one."""
     recoveries: tuple[Recovery, ...] = ()
     """The last ten."""
+    excluded_nodes: tuple[ExcludedNode, ...] = ()
+    """The last 32, each node once, also those whose time is over: they were suspects for what happened until then."""
     stages: tuple[StageStatus, ...] = ()
     conditions: tuple[Condition, ...] = Field(
         (), json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}

@@ -217,6 +217,26 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         {"spec.stages.1.pretrain.model.config.vocab_size": 4096},
         ("spec.stages[1].pretrain.model.config", "config.vocab_size is decided by Trainyard; leave it out"),
     ),
+    "a rule about every failure": (
+        {"spec.recovery": {"rules": [{"action": "Fail"}]}},
+        ("spec.recovery.rules[0]", "without a condition", "give causes, exitCodes, message or stages"),
+    ),
+    "a rule for a cause that isn't known": (
+        {"spec.recovery": {"rules": [{"causes": ["Crashed"], "action": "Fail"}]}},
+        ("spec.recovery.rules[0].causes[0]", "ProcessFailed", "OutOfMemory"),
+    ),
+    "a rule with a pattern that is none": (
+        {"spec.recovery": {"rules": [{"message": "(out of memory", "action": "Fail"}]}},
+        ("spec.recovery.rules[0]", "not a regular expression as RE2 has them"),
+    ),
+    "a rule with a pattern that could take for ever": (
+        {"spec.recovery": {"rules": [{"message": "(?=out of memory)", "action": "Fail"}]}},
+        ("spec.recovery.rules[0]", "not a regular expression as RE2 has them"),
+    ),
+    "a rule for a stage that isn't there": (
+        {"spec.recovery": {"rules": [{"stages": ["bass"], "action": "Fail"}]}},
+        ("spec.recovery", "stage", "use"),
+    ),
     "a run's name that can't name pods": (
         {"metadata.name": "my.run"},
         ("a run's name begins with a letter and holds lower-case letters, digits and '-'", "rename the run"),

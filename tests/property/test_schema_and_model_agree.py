@@ -84,6 +84,14 @@ def compiled(rule: str) -> cel.Program:
     return cel.compile(rule)
 
 
+def holds(rule: str, context: cel.Context) -> bool:
+    """Whether a rule is true; one that can't be evaluated is broken, as a pattern that is none makes it."""
+    try:
+        return compiled(rule).execute(context) is True
+    except RuntimeError:
+        return False
+
+
 def broken_rules(value: Any, schema: Schema) -> Iterator[str]:
     """Messages of the CEL rules that don't hold, at every depth. Rules about a change need an old object."""
     for rule in schema.get("x-kubernetes-validations", []):
@@ -92,7 +100,7 @@ def broken_rules(value: Any, schema: Schema) -> Iterator[str]:
         context = cel.Context()
         add_stdlib_to_context(context)
         context.add_variable("self", value)
-        if compiled(rule["rule"]).execute(context) is not True:
+        if not holds(rule["rule"], context):
             yield rule["message"]
     if isinstance(value, dict):
         for name, field in schema.get("properties", {}).items():
@@ -192,6 +200,18 @@ def mixtures(prepares: list[str]) -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+def failure_rules(stages: list[str]) -> st.SearchStrategy[list[dict[str, Any]]]:
+    conditions = {
+        "causes": st.lists(st.sampled_from(["ProcessFailed", "NodeLost"]), min_size=1, max_size=2),
+        "exitCodes": st.lists(st.integers(1, 255), min_size=1, max_size=2),
+        "message": st.sampled_from(["Xid", "(?i)out of memory$", r"^E\w+: .*\d{3}"]),
+        "stages": st.lists(st.sampled_from(stages), min_size=1, max_size=2),
+    }
+    actions = st.sampled_from(["Restart", "RestartExcludingNode", "Fail", "Ignore"])
+    rule = st.fixed_dictionaries({"action": actions}, optional=conditions).filter(lambda given: len(given) > 1)
+    return st.lists(rule, min_size=1, max_size=2)
+
+
 @st.composite
 def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
     """Runs that are right, with one to three preparations and trainings and what follows from them."""
@@ -233,6 +253,9 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
             if draw(st.booleans())
             else {"name": f"folder{i}", "export": {"model": evaluate["model"]}}
         )
+    if draw(st.booleans()):
+        rules = draw(failure_rules([stage["name"] for stage in stages]))
+        spec["recovery"] = spec.get("recovery", {}) | {"rules": rules}
     return copy.deepcopy(GOOD) | {"spec": spec | {"stages": stages}}
 
 
@@ -260,7 +283,9 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
     here, there = draw(st.integers(0, len(stages) - 1)), draw(st.integers(0, len(stages) - 1))
     stage = stages[here]
     kind, section = next((kind, stage[kind]) for kind in KINDS if kind in stage)
-    slip = draw(st.sampled_from(("name", "swap", "refer", "batch", "keep", "workers", "kind", "owned", "rename")))
+    slip = draw(
+        st.sampled_from(("name", "swap", "refer", "batch", "keep", "workers", "kind", "owned", "rename", "rule"))
+    )
     if slip == "name":
         manifest["metadata"]["name"] = draw(st.sampled_from(NAMES))
     elif slip == "swap":
@@ -288,11 +313,18 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
             section["deepspeed"] = {draw(st.sampled_from([*DEEPSPEED_OWNED, "bf16"])): draw(OWNED_VALUES)}
         else:
             section["model"]["config"] = {draw(st.sampled_from([*MODEL_OWNED, "n_head"])): draw(OWNED_VALUES)}
+    elif slip == "rule" and (rules := manifest["spec"].get("recovery", {}).get("rules")):
+        condition = {"message": draw(PATTERNS), "stages": [*names, "nowhere"][: draw(st.integers(1, 9))]}
+        given = draw(st.sampled_from([[], ["message"], ["stages"]]))
+        rules[0] = {"action": "Fail"} | {key: condition[key] for key in given}
     elif slip == "rename":
         stage["name"] = draw(st.sampled_from([*names, "r" * 30]))
     return manifest
 
 
+PATTERNS = st.sampled_from(
+    ("x", "(", ")", "[", "a**", "(?=x)", "(?<!x)y", r"(x)\1", "(?P<n>x)", r"\d+", "x{2,1}", "é", "|")
+)
 OWNED_VALUES = st.sampled_from((None, 1, "auto", {"type": "Adam"}))
 
 

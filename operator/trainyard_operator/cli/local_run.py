@@ -39,7 +39,7 @@ class LocalRun:
             self.store,
             self.cluster,
             self._agents,
-            Settings(trainer_image=IMAGE),
+            Settings(trainer_image=IMAGE, excludes_nodes=False),
             _now,
             on_status=lambda key, old, new: self.metrics.record_status(old, new),
         )

@@ -82,7 +82,7 @@ def resumed(status: Status) -> Status:
             "end_time": None,
             "waiting": None,
             "workers": status.workers.model_copy(update={"ready": 0}),
-            "failure_times": (),
+            "failures": (),
             "conditions": (),
             "stages": tuple(
                 stage.model_copy(update={"phase": "Running", "end_time": None}) if stage.name == status.stage else stage

@@ -5,13 +5,14 @@ Ranks end with their agents living on, so an end is told by agents as well as by
 agent that was killed tells nothing, and its peers only what they felt of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import SILENT_SECONDS, Termination
 from trainyard_api.status import Reason
 
+from .matching import first_rule
 from .observation import Observation, Pod, parse_time
 from .silence import silences
 
@@ -31,6 +32,8 @@ UNCOUNTED = (
     Reason.ROLLED_BACK,
 )
 """Causes that never use up the run's budget: they are not its fault, or, with roll-backs, have a bound of their own."""
+KILLED = 137
+"""What SIGKILL shows as."""
 CAUSE, STOPPED, PEER_LOST = range(3)
 """How near an end is to what caused it all. Who was stopped agreed to a stop that another was asked for; who lost a peer knows
 least.
@@ -63,6 +66,17 @@ class End:
     """URI of the folder that has them, after a hang."""
 
     @property
+    def text(self) -> str:
+        """All that is said of it: the message, and what the process wrote last."""
+        return "\n".join((self.message, *(self.said.last_lines if self.said else ())))
+
+    @property
+    def crashed(self) -> bool:
+        """Whether a process ended by itself, neither killed nor for lack of another one: it may well do so again."""
+        kinds = (None, ExitCode.RETRY, ExitCode.STOPPED, KILLED)
+        return self.cause == Reason.PROCESS_FAILED and self.exit_code not in kinds
+
+    @property
     def consequence(self) -> bool:
         """Whether it only follows from another end, which may not be seen yet."""
         return self.distance != CAUSE
@@ -76,7 +90,8 @@ def ends(seen: Observation) -> list[End]:
     members = {worker: pod for worker, pod in seen.group.items() if not _was_replaced(seen, pod)}
     pods = [pod for pod in members.values() if seen.settled or pod.attempt == seen.status.attempt]
     permanent = [pod for pod in seen.group.values() if pod.exit_code == ExitCode.PERMANENT]
-    found = [end for pod in (*pods, *permanent) if (end := _end_of_pod(pod))]
+    late = [end for pod in permanent if (end := _end_of_pod(pod)) and _is_permanent(seen, end)]
+    found = [*late, *(end for pod in pods if (end := _end_of_pod(pod)))]
     found += [
         _end(seen.group.get(peer.worker), peer.worker, peer.termination.exit_code, peer.termination)
         for peer in seen.peers
@@ -95,6 +110,7 @@ def ends(seen: Observation) -> list[End]:
         )
         for it in silences(seen)
     ]
+    found = [replace(end, permanent=_is_permanent(seen, end)) if end.permanent else end for end in found]
     return sorted(found, key=lambda end: (not end.permanent, end.distance, _went_along(end), end.at or seen.now))
 
 
@@ -104,6 +120,12 @@ def _was_replaced(seen: Observation, pod: Pod) -> bool:
     if has_place or pod.ended is None or seen.status.ready_time is None:
         return False
     return (parse_time(seen.status.ready_time) - pod.ended).total_seconds() > REPLACED_SECONDS
+
+
+def _is_permanent(seen: Observation, end: End) -> bool:
+    """Whether an end that would come again ends the run: unless a rule says to try all the same."""
+    matching = first_rule(seen, end)
+    return matching is None or matching[1].action == "Fail"
 
 
 def _went_along(end: End) -> bool:

@@ -14,6 +14,7 @@ from .forming import forming
 from .observation import Observation
 from .past_deadline import past_deadline
 from .quarantining import quarantining
+from .readmitting import readmitting
 from .recovering import recovering
 from .refused import refused
 from .running import running
@@ -29,6 +30,7 @@ POLICIES = (
     suspending,
     past_deadline,
     beginning,
+    readmitting,
     failing,
     recovering,
     forming,

@@ -1,11 +1,13 @@
 """An attempt that has ended badly, hangs or does not start is recovered, or ends the run if its budget is used up."""
 
-from trainyard_api.status import Phase, Reason, Recovery, Restarts
+from trainyard_api.status import ExcludedNode, Failure, Phase, Reason, Recovery, Restarts
 
 from .causes import PEER_LOST, SETTLE_SECONDS, SETTLE_SILENT_SECONDS, UNCOUNTED, End, ends
 from .decision import Decision, DeletePod, Event, change, fail, nothing, shown
 from .hanging import hung, still_telling
-from .observation import GIVEN_UP, Observation, Pod, format_time, parse_time
+from .observation import GIVEN_UP, Observation, Pod, format_time, last_progress
+from .ruling import verdict
+from .suspects import entered, excluded, in_force
 from .tiers import tier_of
 
 KEPT_RECOVERIES = 10
@@ -30,7 +32,7 @@ def failing(seen: Observation) -> Decision | None:
         return nothing(seen, look_again=0.5)
     if end is None and still_telling(seen):
         return nothing(seen, look_again=0.5)
-    end = end or _unplaced(seen) or _silent(seen) or hung(seen) or _not_started(seen)
+    end = end or _kept_off_in_vain(seen) or _unplaced(seen) or _silent(seen) or hung(seen) or _not_started(seen)
     if end is None:
         return None
     if end.permanent:
@@ -54,6 +56,19 @@ def _unplaced(seen: Observation) -> End | None:
     if seen.silent_seconds(why.since) < UNPLACED_SECONDS:
         return None
     return End(Reason.WAITING_FOR_CAPACITY, f"{why.object} found no room in {UNPLACED_SECONDS:.0f} s: {why.message}")
+
+
+def _kept_off_in_vain(seen: Observation) -> End | None:
+    """A pod that finds no room was made to keep off a node that is forgiven since: what a pod asks for can't be changed."""
+    if seen.status.phase != Phase.QUEUED:
+        return None
+    waiting = [pod for pod in seen.group.values() if pod.unschedulable]
+    nodes = {node for pod in waiting for node in pod.excluded} - set(excluded(seen))
+    if not nodes:
+        return None
+    return End(
+        Reason.WAITING_FOR_CAPACITY, f"{waiting[0].name} found no room, and may use {', '.join(sorted(nodes))} again"
+    )
 
 
 def _silent(seen: Observation) -> End | None:
@@ -89,12 +104,21 @@ def _not_started(seen: Observation) -> End | None:
 
 def _recover(seen: Observation, end: End) -> Decision:
     status, limits = seen.status, seen.run.spec.recovery
-    counted = end.cause not in UNCOUNTED
-    now = format_time(seen.now)
-    progress = shown(seen.agent.progress) if seen.agent and seen.agent.progress else status.progress
-    tier = tier_of(seen, end)
+    progress = last_progress(seen)
+    failures = (*_within_window(seen), _failure(seen, end))
+    decided = verdict(seen, end, failures)
+    if not decided.counts:
+        failures = failures[:-1]
+    restarts = _counted(status.restarts, end, counts=decided.counts)
+    if decided.fails:
+        return fail(seen, *decided.fails, restarts=restarts, failures=failures)
+    if len(failures) > limits.max_failures:
+        text = f"{len(failures)} failures within {limits.window_seconds} s, maxFailures = {limits.max_failures}; last: "
+        return fail(seen, Reason.TOO_MANY_FAILURES, text + end.message, restarts=restarts, failures=failures)
+    leaving = decided.excluded.node if decided.excluded else ""
+    tier = tier_of(seen, end, leaving)
     entry = Recovery(
-        time=now,
+        time=format_time(seen.now),
         cause=end.cause,
         message=end.message,
         stage=seen.stage.name,
@@ -106,40 +130,34 @@ def _recover(seen: Observation, end: End) -> Decision:
         last_lines=tuple(end.said.last_lines[-KEPT_LINES:]) if end.said else (),
         stacks=end.stacks or None,
         tier=tier,
-        counted=counted,
+        counted=decided.counts,
         detect_seconds=round(max(0.0, seen.seconds_since(end.at)), 3) if end.at else None,
         step=progress.step if progress else None,
     )
-    hung = end.cause in (Reason.HUNG, Reason.START_TIMEOUT)
-    restarts = Restarts(
-        total=status.restarts.total + 1,
-        failures=status.restarts.failures + (counted and not hung),
-        disruptions=status.restarts.disruptions + (not counted and end.cause != Reason.ROLLED_BACK),
-        roll_backs=status.restarts.roll_backs + (end.cause == Reason.ROLLED_BACK),
-        hangs=status.restarts.hangs + hung,
-    )
-    within = [t for t in status.failure_times if seen.seconds_since(parse_time(t)) < limits.window_seconds]
-    failure_times = tuple([*within, now] if counted else within)
-    if len(failure_times) > limits.max_failures:
-        text = f"{len(failure_times)} failures within {limits.window_seconds} s, maxFailures = {limits.max_failures}; last: "
-        return fail(seen, Reason.TOO_MANY_FAILURES, text + end.message, restarts=restarts, failure_times=failure_times)
     lost = [pod for pod in seen.group.values() if pod.wanted and _is_lost(end, pod)]
-    stay = [pod for pod in seen.group.values() if pod.wanted and pod not in lost and tier != "group"]
+    left = {leaving, *(each.node for each in in_force(seen))} - {""}
+    stay = [
+        pod
+        for pod in seen.group.values()
+        if pod.wanted and pod not in lost and pod.node not in left and tier != "group"
+    ]
     recovering = change(
         seen,
         phase=Phase.RECOVERING,
         reason=end.cause,
         message=end.message,
-        progress=progress,
+        progress=shown(progress) if progress else None,
         checkpoint=(seen.agent.checkpoint if seen.agent else None) or status.checkpoint,
         restarts=restarts,
-        failure_times=failure_times,
+        failures=failures,
         recoveries=(*status.recoveries, entry)[-KEPT_RECOVERIES:],
+        excluded_nodes=entered(seen, decided.excluded),
         workers=status.workers.model_copy(update={"ready": len(stay)}),
         waiting=None,
     )
     deletes = tuple(DeletePod(pod.manifest, GIVEN_UP_GRACE_SECONDS) for pod in lost)
-    return Decision(recovering, deletes, look_again=0, events=(Event("Warning", end.cause, end.message),))
+    events = (Event("Warning", end.cause, end.message), *_told(decided.excluded))
+    return Decision(recovering, deletes, look_again=0, events=events)
 
 
 def _is_lost(end: End, pod: Pod) -> bool:
@@ -147,3 +165,42 @@ def _is_lost(end: End, pod: Pod) -> bool:
     if end.pod is None or end.cause not in GIVEN_UP:
         return False
     return pod is end.pod or (end.cause == Reason.NODE_LOST and pod.node == end.pod.node)
+
+
+def _within_window(seen: Observation) -> tuple[Failure, ...]:
+    """The failures that still count. None is ever dropped before its time, for the list ends the run before it is long."""
+    window = seen.run.spec.recovery.window_seconds
+    return tuple(each for each in seen.status.failures if seen.seconds_since(each.time) < window)
+
+
+def _failure(seen: Observation, end: End) -> Failure:
+    agent = seen.agent if seen.stage.kind == "pretrain" else None
+    reached = agent.progress.step if agent and agent.progress else agent.resumed_step if agent else None
+    return Failure(
+        time=format_time(seen.now),
+        cause=end.cause,
+        stage=seen.stage.name,
+        node=end.pod.node if end.pod else "",
+        crashed=end.crashed and not end.consequence,
+        step=reached,
+    )
+
+
+def _counted(before: Restarts, end: End, *, counts: bool) -> Restarts:
+    rolled_back, hung = end.cause == Reason.ROLLED_BACK, end.cause in (Reason.HUNG, Reason.START_TIMEOUT)
+    disruption = end.cause in UNCOUNTED and not rolled_back
+    return Restarts(
+        total=before.total + 1,
+        failures=before.failures + (counts and not hung),
+        disruptions=before.disruptions + disruption,
+        hangs=before.hangs + (counts and hung),
+        roll_backs=before.roll_backs + rolled_back,
+        ignored=before.ignored + (not counts and not disruption and not rolled_back),
+    )
+
+
+def _told(excluded: ExcludedNode | None) -> tuple[Event, ...]:
+    if excluded is None:
+        return ()
+    text = f"node {excluded.node} is kept off until {excluded.until} ({excluded.cause}): {excluded.message}"
+    return (Event("Warning", "NodeExcluded", text),)

@@ -7,6 +7,7 @@ from trainyard_api.status import Reason, Waiting
 from .decision import Action, CreatePod, CreateSecret, Decision, DeletePod, change
 from .objects import pod_manifest, secret_manifest
 from .observation import Observation, Pod, format_time
+from .suspects import stays
 
 
 def forming(seen: Observation) -> Decision | None:
@@ -26,7 +27,7 @@ def forming(seen: Observation) -> Decision | None:
 def _is_missing(seen: Observation, worker: int) -> bool:
     """One that was made for this attempt is not made again: how it ended is for others to decide about."""
     pod = seen.group.get(worker)
-    return pod is None or (pod.attempt < seen.status.attempt and not seen.stays(pod))
+    return pod is None or (pod.attempt < seen.status.attempt and not stays(seen, pod))
 
 
 def _older(seen: Observation, worker: int) -> list[Pod]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from trainyard_api.names import (
     AGENT_PORT,
+    ANNOTATION_EXCLUDED,
     API_VERSION,
     KIND,
     LABEL_ATTEMPT,
@@ -30,6 +31,7 @@ from ..cluster.protocol import Manifest
 from .grace import grace_seconds
 from .observation import Observation, parse_time
 from .placement import keep_off, lost_nodes
+from .suspects import excluded
 from .template import merge
 
 LOST_NODE_SECONDS = 30
@@ -169,7 +171,10 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
     }
     for template in (run.spec.template, stage.template):
         ours = merge(ours, template or {})
-    keep_off(ours, lost_nodes(seen))
+    suspects = excluded(seen)
+    keep_off(ours, sorted({*suspects, *lost_nodes(seen)}))
+    if suspects:
+        ours["metadata"].setdefault("annotations", {})[ANNOTATION_EXCLUDED] = ",".join(suspects)
     return _protect(seen, ours, labels)
 
 

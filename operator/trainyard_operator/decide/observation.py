@@ -7,10 +7,17 @@ from typing import Any
 
 from pydantic import ValidationError
 from trainyard_api.model import explain_errors
-from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_STAGE, TRAINER_CONTAINER, artifact_uri
+from trainyard_api.names import (
+    ANNOTATION_EXCLUDED,
+    LABEL_ATTEMPT,
+    LABEL_RANK,
+    LABEL_STAGE,
+    TRAINER_CONTAINER,
+    artifact_uri,
+)
 from trainyard_api.protocol import AgentState, PeerState, Termination
 from trainyard_api.run import Metadata, Stage, TrainingRun
-from trainyard_api.status import CheckpointStatus, Phase, Reason, Status
+from trainyard_api.status import CheckpointStatus, ExcludedNode, Phase, Progress, Reason, Status
 
 from ..cluster.protocol import Manifest
 
@@ -28,6 +35,8 @@ class Settings:
 
     trainer_image: str
     image_pull_policy: str = "IfNotPresent"
+    excludes_nodes: bool = True
+    """Whether there are others that pods can go to."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class Pod:
     node: str
     ip: str
     phase: str
+    excluded: tuple[str, ...]
+    """Nodes that it was made to keep off."""
     unschedulable: str
     """The scheduler's message; empty once the pod has a node."""
     waiting: tuple[str, str]
@@ -105,6 +116,8 @@ class Observation:
     """The pod of worker 0 that went last, with its last words."""
     refusal: str = ""
     """Why the cluster would not have a pod in the last pass."""
+    said_by_others: tuple[tuple[str, ExcludedNode], ...] = ()
+    """The nodes that other runs exclude, each with the run's namespace, but those that have been forgiven."""
 
     @cached_property
     def stage(self) -> Stage:
@@ -284,6 +297,7 @@ def read_pod(
         worker=int(labels[LABEL_RANK]),
         attempt=int(labels[LABEL_ATTEMPT]),
         node=node,
+        excluded=tuple(filter(None, metadata.get("annotations", {}).get(ANNOTATION_EXCLUDED, "").split(","))),
         ip=status.get("podIP", ""),
         phase=status.get("phase", "Pending"),
         unschedulable="" if node or scheduled.get("status") != "False" else scheduled.get("message", ""),
@@ -309,6 +323,11 @@ def _read_termination(message: str) -> Termination | None:
         return Termination.model_validate_json(message)
     except ValidationError:
         return None
+
+
+def last_progress(seen: Observation) -> Progress | None:
+    """How far the stage has come, in this attempt or in an earlier one."""
+    return (seen.agent.progress if seen.agent else None) or seen.status.progress
 
 
 def later(*times: datetime | None) -> datetime | None:

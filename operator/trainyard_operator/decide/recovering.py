@@ -9,14 +9,13 @@ from itertools import pairwise
 
 from trainyard_api.status import Phase, Recovery, WorkersStatus
 
-from .causes import UNCOUNTED
+from .causes import KILLED, UNCOUNTED
 from .decision import Decision, change, nothing
 from .observation import Observation
 from .stopping import forced, leaving
+from .suspects import stays
 
 FAILED_GRACE_SECONDS = 5
-KILLED = 137
-"""What SIGKILL shows as."""
 LONGEST_WAIT_SECONDS = 60.0
 """After attempts that got no further than the one before: 1, 2, 4 … so many seconds."""
 
@@ -26,7 +25,7 @@ def recovering(seen: Observation) -> Decision | None:
     if not seen.between_attempts:
         return None
     *_, last = seen.status.recoveries
-    staying = {pod.uid for pod in seen.group.values() if seen.stays(pod) and last.tier != "group"}
+    staying = {pod.uid for pod in seen.group.values() if stays(seen, pod) and last.tier != "group"}
     going = [pod for pod in seen.pods if pod.alive and pod.uid not in staying and not seen.given_up(pod)]
     if decision := leaving(seen, going, None if last.cause in UNCOUNTED else FAILED_GRACE_SECONDS):
         return decision
@@ -57,4 +56,4 @@ def _pause(seen: Observation) -> float:
 
 def _by_itself(entry: Recovery) -> bool:
     """Whether the next attempt may well fail in the same way: not after a disruption, nor after a kill from outside."""
-    return entry.counted and entry.exit_code != KILLED
+    return entry.cause not in UNCOUNTED and entry.exit_code != KILLED

@@ -10,6 +10,7 @@ from trainyard_api.status import Reason, Tier
 
 from .causes import End
 from .observation import GIVEN_UP, Observation
+from .suspects import in_force
 
 CHEAP_TRIES = 2
 CHEAP_TRIES_AFTER_HANGS = 1
@@ -18,12 +19,13 @@ WHOLE = (Reason.START_TIMEOUT, Reason.WAITING_FOR_CAPACITY)
 """Causes that a group has before its ranks run: to keep a part of it would keep what the other part may be waiting for."""
 
 
-def tier_of(seen: Observation, end: End) -> Tier:
-    """The tier at which the end of an attempt is recovered from."""
+def tier_of(seen: Observation, end: End, leaving: str = "") -> Tier:
+    """The tier at which the end of an attempt is recovered from, if pods are to leave this node."""
     tries = CHEAP_TRIES_AFTER_HANGS if end.cause == Reason.HUNG else CHEAP_TRIES
     if end.cause in WHOLE or futile(seen) >= tries:
         return "group"
-    staying = [pod for pod in seen.group.values() if pod.wanted]
+    left = {leaving, *(each.node for each in in_force(seen))} - {""}
+    staying = [pod for pod in seen.group.values() if pod.wanted and pod.node not in left]
     return "ranks" if len(staying) == seen.workers and end.cause not in GIVEN_UP else "pod"
 
 

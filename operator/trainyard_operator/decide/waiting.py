@@ -41,6 +41,8 @@ def _why(seen: Observation, pod: Pod) -> Waiting | None:
         remedy = "free room, add nodes, or ask for less in spec.workers and spec.resources"
         if "persistentvolumeclaim" in pod.unschedulable:
             remedy = "create the claim that spec.storage.claimName names"
+        elif kept_off := pod.excluded:
+            remedy += f"; it keeps off {', '.join(kept_off)} after failures: `trainyard nodes` says which, and forgives"
         return Waiting(
             reason=Reason.WAITING_FOR_CAPACITY,
             message=f"{pod.unschedulable.rstrip('. ')}; {remedy}",

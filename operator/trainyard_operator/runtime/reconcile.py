@@ -112,6 +112,7 @@ class Reconciler:
             went=read_pod(went) if went and _owned_by(went, uid) else None,
             settings=self._settings,
             refusal=self._store.refusal(key),
+            said_by_others=self._store.excluded_by_others(key),
             storage_uri=self._cluster.storage_uri(run) if not errors else "",
         )
 

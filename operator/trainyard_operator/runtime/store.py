@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from trainyard_api.names import KIND, LABEL_RANK, LABEL_RUN
+from trainyard_api.names import ANNOTATION_EXCLUDED, KIND, LABEL_RANK, LABEL_RUN
 from trainyard_api.protocol import AgentState
+from trainyard_api.status import ExcludedNode, Status
 
 from ..cluster.protocol import Manifest
+from ..decide.suspects import unforgiven
 
 Key = tuple[str, str]
 """(namespace, name) of a run."""
@@ -47,6 +49,7 @@ class Store:
         self._assigned: dict[str, int] = {}
         self._refusals: dict[Key, str] = {}
         self._went: dict[Key, Manifest] = {}
+        self._excluded: dict[Key, tuple[ExcludedNode, ...]] = {}
 
     def put(self, manifest: Manifest) -> None:
         """Take in a run or pod, unless what is known is newer."""
@@ -56,6 +59,8 @@ class Store:
             return
         first_seen = known.first_seen if known and _same(known.manifest, manifest) else self._now()
         entries[name] = _Entry(manifest if manifest["kind"] == KIND else _slim_pod(manifest), first_seen)
+        if manifest["kind"] == KIND:
+            self._note_excluded(key, manifest)
         self._wake(key)
 
     def remove(self, manifest: Manifest) -> None:
@@ -71,6 +76,7 @@ class Store:
             if manifest["kind"] == KIND:
                 self._refusals.pop(key, None)
                 self._went.pop(key, None)
+                self._excluded.pop(key, None)
             elif manifest["metadata"]["labels"][LABEL_RANK] == "0" and self.run(key):
                 self._went[key] = _slim_pod(manifest)
             self._wake(key)
@@ -157,6 +163,18 @@ class Store:
         """Why the cluster would not have a pod of the run in the last pass."""
         return self._refusals.get(key, "")
 
+    def excluded_by_others(self, key: Key) -> tuple[tuple[str, ExcludedNode], ...]:
+        """The nodes that runs but this one exclude and that are not forgiven, each with the run's namespace."""
+        others = ((other[0], entries) for other, entries in self._excluded.items() if other != key)
+        return tuple((namespace, entry) for namespace, entries in others for entry in entries)
+
+    def _note_excluded(self, key: Key, run: Manifest) -> None:
+        """Few runs exclude nodes, and every pass of any run asks for all that they do."""
+        self._excluded.pop(key, None)
+        if entries := run.get("status", {}).get("excludedNodes"):
+            status = Status.read_stored({"excludedNodes": entries})
+            self._excluded[key] = unforgiven(status, run["metadata"].get("annotations") or {})
+
     def _place(self, manifest: Manifest) -> tuple[Key, dict[str, _Entry], str]:
         """The key of the run that an object belongs to, and where the object is kept."""
         metadata = manifest["metadata"]
@@ -180,10 +198,11 @@ def _slim_pod(pod: Manifest) -> Manifest:
     metadata, status = pod["metadata"], pod.get("status", {})
     kept = ("name", "namespace", "uid", "labels", "ownerReferences", "resourceVersion", "deletionTimestamp")
     kept_status = ("phase", "podIP", "conditions", "containerStatuses", "reason", "message")
+    annotations = {name: text for name, text in metadata.get("annotations", {}).items() if name == ANNOTATION_EXCLUDED}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {name: metadata[name] for name in kept if name in metadata},
+        "metadata": {name: metadata[name] for name in kept if name in metadata} | {"annotations": annotations},
         "spec": {"nodeName": pod.get("spec", {}).get("nodeName")},
         "status": {name: status[name] for name in kept_status if name in status},
     }

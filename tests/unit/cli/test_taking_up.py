@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from trainyard_api.run import TrainingRun
-from trainyard_api.status import Phase, Progress, Reason, StageStatus, Status
+from trainyard_api.status import Failure, Phase, Progress, Reason, StageStatus, Status
 from trainyard_operator.cli.inputs import InputError
 from trainyard_operator.cli.taking_up import made_by, resumed, take_up
 from trainyard_operator.cluster.home import Home
@@ -92,12 +92,12 @@ def test_a_failed_run_is_forgiven_and_its_failed_stage_begins_again() -> None:
         stage="base",
         attempt=12,
         end_time="then",
-        failure_times=("a", "b"),
+        failures=(Failure(time="then", cause=Reason.PROCESS_FAILED, stage="base"),),
         stages=stages,
     )
     ready = resumed(failed)
     assert (ready.phase, ready.reason, ready.message) == (Phase.PENDING, Reason.STAGE_PENDING, "")
-    assert (ready.attempt, ready.end_time, ready.failure_times) == (13, None, ())
+    assert (ready.attempt, ready.end_time, ready.failures) == (13, None, ())
     assert [(stage.phase, stage.end_time) for stage in ready.stages] == [("Succeeded", None), ("Running", None)]
 
 

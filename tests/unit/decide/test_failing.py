@@ -1,7 +1,7 @@
 """How the end of an attempt is told, and what is made anew for it: a sentence, what is seen, what must follow."""
 
 import pytest
-from builders import a_run, ago, deleting, done, ended, peer, pod, recovery, say
+from builders import a_run, ago, deleting, done, ended, failure, peer, pod, recovery, say
 from expectations import Cases, Expectation, becomes, check, does, says, unchanged
 from trainyard_api.status import CheckpointStatus, Phase, Reason, Tier
 from trainyard_operator.decide.decision import Assign, DeletePod
@@ -192,15 +192,29 @@ CASES: Cases = {
         (becomes(Phase.FAILED, Reason.PERMANENT_ERROR), says("loss is NaN")),
     ),
     "the failure that is one too many ends the run": (
-        a_run(recovery={"maxFailures": 1})
-        .in_stage(failure_times=(format_time(ago(100)),))
+        a_run(recovery={"maxFailures": 1}).in_stage(failures=[failure(100)]).with_pods(pod(0), ended(1, 1)).training(),
+        (becomes(Phase.FAILED, Reason.TOO_MANY_FAILURES), says("2 failures", "maxFailures = 1")),
+    ),
+    "each of maxFailures counts, however many recoveries the status keeps": (
+        a_run(recovery={"maxFailures": 20})
+        .in_stage(failures=[failure(90 - i) for i in range(20)])
         .with_pods(pod(0), ended(1, 1))
         .training(),
-        (becomes(Phase.FAILED, Reason.TOO_MANY_FAILURES), says("2 failures", "maxFailures = 1")),
+        (becomes(Phase.FAILED, Reason.TOO_MANY_FAILURES), says("21 failures", "maxFailures = 20")),
+    ),
+    "the window slides: a failure drops out of it when it is over for that one": (
+        a_run(recovery={"maxFailures": 2, "windowSeconds": 60})
+        .in_stage(failures=[failure(60), failure(59)])
+        .with_pods(pod(0), ended(1, 1))
+        .training(),
+        (
+            becomes(Phase.RECOVERING, Reason.PROCESS_FAILED),
+            lambda d, _: [each.time for each in d.status.failures] == [format_time(ago(59)), format_time(ago(0))],
+        ),
     ),
     "failures from before the window are forgiven": (
         a_run(recovery={"maxFailures": 1, "windowSeconds": 60})
-        .in_stage(failure_times=(format_time(ago(100)),))
+        .in_stage(failures=[failure(100)])
         .with_pods(pod(0), ended(1, 1))
         .training(),
         (becomes(Phase.RECOVERING, Reason.PROCESS_FAILED),),

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from builders import NOW, ended, manifest, pod
-from trainyard_api.names import KIND, LABEL_RANK
+from trainyard_api.names import ANNOTATION_EXCLUDED, ANNOTATION_FORGIVEN, KIND, LABEL_RANK
 from trainyard_api.protocol import AgentState
 from trainyard_operator.runtime.store import Key, Store
 
@@ -105,3 +105,23 @@ def test_forgetting_a_pod_forgets_its_agent_and_its_assignment() -> None:
     store.put_assigned(uid, 2)
     store.remove(pod(0))
     assert (store.agent(uid), store.assigned(uid), store.pods(KEY)) == (None, 0, [])
+
+
+def test_what_runs_say_of_nodes_is_known_to_all_others_until_it_is_forgiven() -> None:
+    store, _, _ = a_store()
+    said = {"node": "node-b", "cause": "ProcessFailed", "time": "2026-11-24T11:00:00Z", "until": "2026-11-25T11:00:00Z"}
+    run = {**version(manifest(), 12), "status": {"excludedNodes": [said]}}
+    store.put(run)
+    assert [(where, entry.node) for where, entry in store.excluded_by_others(("other", "tiny"))] == [("team", "node-b")]
+    assert store.excluded_by_others(KEY) == ()
+    store.put(version(run, 13, annotations={ANNOTATION_FORGIVEN: '{"node-b": "2026-11-24T11:00:01Z"}'}))
+    assert store.excluded_by_others(("other", "tiny")) == ()
+    store.put(version(run, 14))
+    store.remove(run)
+    assert store.excluded_by_others(("other", "tiny")) == ()
+
+
+def test_of_a_pods_annotations_only_ours_is_kept() -> None:
+    store, _, _ = a_store()
+    store.put(version(pod(0), 9, annotations={"cni": "x" * 1000, ANNOTATION_EXCLUDED: "node-b"}))
+    assert store.pods(KEY)[0]["metadata"]["annotations"] == {ANNOTATION_EXCLUDED: "node-b"}
