@@ -12,16 +12,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """One result. `bar` is an upper bound where there is one."""
+    """One result. `bar` is an upper bound where there is one, `at_least` a lower one."""
 
     name: str
     value: float
     bar: float | None = None
+    at_least: float | None = None
 
     @property
     def met(self) -> bool:
-        """Whether the bar, if any, is met."""
-        return self.bar is None or self.value <= self.bar
+        """Whether the bars, if any, are met."""
+        return (self.bar is None or self.value <= self.bar) and (self.at_least is None or self.value >= self.at_least)
+
+    @property
+    def bars(self) -> str:
+        """In words."""
+        bounds = (("≤", self.bar), ("≥", self.at_least))
+        return ", ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None) or "none"
 
 
 def spread(samples: Sequence[float]) -> str:
@@ -56,6 +63,5 @@ def show(name: str, rows: list[list[str]], figures: list[Figure], *, as_json: bo
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         for figure in figures:
-            bar = f"≤ {figure.bar:g}" if figure.bar is not None else "none"
-            print(f"{name}.{figure.name}: {figure.value:.2f} (bar: {bar})")
+            print(f"{name}.{figure.name}: {figure.value:.2f} (bar: {figure.bars})")
     return 0 if all(figure.met for figure in figures) else 1
