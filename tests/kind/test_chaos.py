@@ -1,43 +1,91 @@
-"""Whole nodes go and come back, and the run ends with the weights of one that nothing happened to."""
+"""Everything that can be killed is killed, and the run ends with the weights of one that nothing happened to."""
 
-import subprocess
+import time
 
-from kind.cluster import SYSTEM, Namespace, get, kubectl
+import pytest
+from kind.cluster import SYSTEM, Namespace, Run, get, kubectl
+from kind.faults import kill_agent, kill_node, paused_api_server, start_node, use_up_memory
 from kind.runs import small_run
 
 STEPS = 240
 NODES = ("trainyard-worker", "trainyard-worker2")
 
 
-def docker(verb: str, node: str) -> None:
-    """Switch a node off or on."""
-    subprocess.run(["docker", verb, node], check=True, capture_output=True, timeout=60)
+@pytest.fixture(scope="module")
+def calm(namespace: Namespace) -> Run:
+    """A run that nothing happens to."""
+    run = namespace.apply(small_run("calm", steps=STEPS))
+    run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
+    return run
 
 
-def test_a_node_that_is_killed_and_comes_back_costs_no_failure_and_no_bit_of_the_weights(namespace: Namespace) -> None:
-    calm = namespace.apply(small_run("calm", steps=STEPS))
-    calm.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
-    operators = get("-n", SYSTEM, "pods", "-l", "app.kubernetes.io/name=trainyard")["items"]
-    doomed = next(node for node in NODES if node not in {pod["spec"]["nodeName"] for pod in operators})
-
-    run = namespace.apply(small_run("stormy", steps=STEPS))
+def training(namespace: Namespace, name: str) -> Run:
+    """A run that has a checkpoint."""
+    run = namespace.apply(small_run(name, steps=STEPS))
     run.until(
         lambda s: s.get("stage") == "base" and (s.get("checkpoint") or {}).get("step", 0) >= 10, 120, "has a checkpoint"
     )
+    return run
+
+
+def test_a_killed_agent_costs_its_pod(namespace: Namespace, calm: Run) -> None:
+    run = training(namespace, "headless")
+    first = run.group("base")
+    pod = kill_agent(run, 1, "base")
+    status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
+
+    (recovery,) = status["recoveries"]
+    assert (recovery["cause"], recovery["tier"], recovery["pod"]) == ("ProcessFailed", "pod", pod)
+    assert recovery["exitCode"] == 137
+    assert [worker for worker, name in run.group("base").items() if name != first[worker]] == [1]
+    assert run.weights("folder") == calm.weights("folder")
+
+
+def test_a_rank_that_runs_out_of_memory_says_so_and_its_pod_lives_on(namespace: Namespace, calm: Run) -> None:
+    run = training(namespace, "hungry")
+    first = run.group("base")
+    pod = use_up_memory(run, 2, "base")
+    status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
+
+    (recovery,) = status["recoveries"]
+    assert (recovery["cause"], recovery["tier"], recovery["pod"]) == ("OutOfMemory", "ranks", pod)
+    assert "raise spec.resources.memory" in recovery["message"]
+    assert run.group("base") == first
+    assert run.weights("folder") == calm.weights("folder")
+
+
+def test_training_goes_on_while_the_api_server_is_silent(namespace: Namespace, calm: Run) -> None:
+    run = training(namespace, "unheard")
+    with paused_api_server():
+        time.sleep(20)  # longer than a lease lasts and than any call may take
+    status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
+    assert status.get("recoveries", []) == []
+    assert run.weights("folder") == calm.weights("folder")
+
+
+def test_a_node_that_is_killed_and_comes_back_costs_no_failure_and_no_bit_of_the_weights(
+    namespace: Namespace, calm: Run
+) -> None:
+    operators = get("-n", SYSTEM, "pods", "-l", "app.kubernetes.io/name=trainyard")["items"]
+    leader = get("-n", SYSTEM, "lease", "trainyard")["spec"]["holderIdentity"]
+    [led_from] = {each["spec"]["nodeName"] for each in operators if each["metadata"]["name"] == leader}
+    doomed = next(node for node in NODES if node != led_from)
+
+    run = training(namespace, "stormy")
     first = run.group("base")
     lost = {worker for worker in first if run.pod(worker, "base")["spec"]["nodeName"] == doomed}
     assert lost, f"no worker on {doomed}"
-    docker("kill", doomed)
+    kill_node(doomed)
     try:
-        run.until(lambda s: s["attempt"] == 3 and s["phase"] == "Running", 60, "trains without the node")
+        run.until(lambda s: s["attempt"] == 3 and s["phase"] == "Running", 90, "trains without the node")
         assert {worker for worker, name in run.group("base").items() if name != first[worker]} == lost
     finally:
-        docker("start", doomed)
+        start_node(doomed)
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
     kubectl("wait", "--for=condition=Ready", f"node/{doomed}", "--timeout=90s")
 
     (recovery,) = status["recoveries"]
     assert (recovery["cause"], recovery["tier"], recovery["node"]) == ("NodeLost", "pod", doomed)
     assert recovery["detectSeconds"] < 15
-    assert status["restarts"] == {"total": 1, "failures": 0, "disruptions": 1, "hangs": 0}
+    assert status["restarts"]["disruptions"] == status["restarts"]["total"] == 1
     assert run.weights("folder") == calm.weights("folder")

@@ -168,6 +168,6 @@ def _end(pod: Pod | None, worker: int, code: int, said: Termination | None) -> E
         distance = CONSEQUENCES.get(said.cause, CAUSE) if said else PEER_LOST
     if code == ExitCode.STOPPED:
         return End(Reason.EVICTED, f"{name} was stopped", pod, at, code, said, distance=distance)
-    if said and said.cause == Reason.PREFLIGHT_FAILED:
-        return End(Reason.PREFLIGHT_FAILED, f"{name}: {text}", pod, at, code, said)
+    if said and said.cause in (Reason.PREFLIGHT_FAILED, Reason.OUT_OF_MEMORY):
+        return End(Reason(said.cause), f"{name}: {text}", pod, at, code, said)
     return End(Reason.PROCESS_FAILED, f"{name}: exit code {code}: {text}", pod, at, code, said, distance=distance)

@@ -6,6 +6,7 @@ import pytest
 from trainyard_api.protocol import Artifact, Termination
 from trainyard_api.status import CheckpointStatus, Progress
 from trainyard_trainer.agent.ending import TERMINATION_BYTES, Ending, bounded, decide_termination
+from trainyard_trainer.agent.memory_limit import out_of_memory_kills
 
 DONE, CRASHED, PERMANENT, STOPPED, RETRY = 0, 1, 10, 20, 30
 KILLED, TERMINATED = -signal.SIGKILL, -signal.SIGTERM
@@ -69,6 +70,33 @@ def test_the_cause_among_its_consequences(endings, stop_requested, expected):
     if said.rank is not None:
         assert said.time == f"t{said.rank}"
         assert said.message or said.cause == "Done"
+
+
+def test_a_rank_that_the_kernel_killed_for_lack_of_memory_says_so_and_what_to_do():
+    told = [Ending(rank=0, exit_code=-signal.SIGKILL, time="t0", out_of_memory=known) for known in (True, False)]
+    by_kernel, by_hand = (decide_termination([each], stop_requested=False) for each in told)
+    assert (by_kernel.exit_code, by_kernel.cause) == (137, "OutOfMemory")
+    assert by_kernel.message.endswith("raise spec.resources.memory or lower microBatch")
+    assert (by_hand.exit_code, by_hand.cause, by_hand.message) == (
+        137,
+        "Killed",
+        "rank 0 was killed from outside (SIGKILL)",
+    )
+
+
+COUNTED = {
+    "control groups v2": ("low 0\nhigh 0\nmax 31\noom 2\noom_kill 3\noom_group_kill 0\n", 3),
+    "control groups v1": ("oom_kill_disable 0\nunder_oom 0\noom_kill 4\n", 4),
+    "a kernel that does not count": ("oom_kill_disable 0\nunder_oom 0\n", 0),
+}
+
+
+@pytest.mark.parametrize(("content", "kills"), COUNTED.values(), ids=COUNTED)
+def test_kills_for_lack_of_memory_are_counted_by_the_kernel(tmp_path, content, kills):
+    file = tmp_path / "counts"
+    assert out_of_memory_kills((file,)) == 0
+    file.write_text(content)
+    assert out_of_memory_kills((tmp_path / "absent", file)) == kills
 
 
 FULL = Termination(

@@ -56,6 +56,15 @@ CASES: Cases = {
             does(),
         ),
     ),
+    "a rank that the kernel killed for lack of memory is out of memory, though its pod lives on": (
+        RUNNING.training(**say(137, "OutOfMemory", message="raise spec.resources.memory", rank=0)),
+        (
+            becomes(Phase.RECOVERING, Reason.OUT_OF_MEMORY),
+            says("pod tiny-base-0-2: raise spec.resources.memory"),
+            records("ranks", pod="tiny-base-0-2", exit_code=137, rank=0),
+            does(),
+        ),
+    ),
     "a rank of another agent is told by the agent of rank 0": (
         RUNNING.training(peers=[peer(1, 1, message="ValueError", rank=1)]),
         (becomes(Phase.RECOVERING, Reason.PROCESS_FAILED), records("ranks", pod="tiny-base-1-2", rank=1, exit_code=1)),

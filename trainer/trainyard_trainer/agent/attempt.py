@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from trainyard_api.protocol import Termination
 
 from .ending import Ending, decide_termination
+from .memory_limit import out_of_memory_kills
 from .rank_process import RankProcess
 
 
@@ -17,6 +18,8 @@ class Attempt:
         self.number = number
         self.ranks = list(ranks)
         self._endings: list[Ending] = []
+        self._out_of_memory = out_of_memory_kills()
+        """That the last rank to end has left behind."""
 
     @property
     def running(self) -> bool:
@@ -37,6 +40,7 @@ class Attempt:
     def ended(self, rank: RankProcess, exit_code: int) -> None:
         """Take note of a rank's end."""
         rank.ended(exit_code)
+        before, self._out_of_memory = self._out_of_memory, out_of_memory_kills()
         self._endings.append(
             Ending(
                 rank=rank.rank,
@@ -47,6 +51,7 @@ class Attempt:
                 crashed_in=rank.last_words.crashed_in,
                 asked_to_stop=rank.asked_to_stop,
                 killed=rank.killed,
+                out_of_memory=self._out_of_memory > before,
             )
         )
 

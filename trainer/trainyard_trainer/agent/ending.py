@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import Termination
 
+ENOUGH_MEMORY = "raise spec.resources.memory or lower microBatch"
 TERMINATION_BYTES = 4096
 """What the kubelet reads of a termination log."""
 
@@ -34,6 +35,8 @@ class Ending:
     """We had sent SIGTERM before."""
     killed: bool = False
     """We had sent SIGKILL before."""
+    out_of_memory: bool = False
+    """The kernel has killed for lack of memory in this container since the rank before it ended."""
 
     @property
     def by_us(self) -> bool:
@@ -89,7 +92,7 @@ def bounded(termination: Termination) -> bytes:
 def _explain(ending: Ending, exit_code: int, cause: str) -> Termination:
     said = ending.failure or Termination(exit_code=exit_code, cause=cause, message=_outside_view(ending))
     if ending.exit_code == -signal.SIGKILL:
-        said = said.model_copy(update={"cause": "Killed"})
+        said = said.model_copy(update={"cause": "OutOfMemory" if ending.out_of_memory else "Killed"})
     known = {"exit_code": exit_code, "rank": ending.rank, "time": ending.time, "last_lines": ending.last_lines}
     return said.model_copy(update=known)
 
@@ -99,8 +102,10 @@ def _outside_view(ending: Ending) -> str:
         return f"rank {ending.rank} didn't end within its time after SIGTERM, so it was killed"
     if ending.stopped:
         return f"rank {ending.rank} was stopped before it had begun"
+    if ending.exit_code == -signal.SIGKILL and ending.out_of_memory:
+        return f"rank {ending.rank} was killed by the kernel, for the worker's memory is used up; {ENOUGH_MEMORY}"
     if ending.exit_code == -signal.SIGKILL:
-        return f"rank {ending.rank} was killed from outside (SIGKILL): by hand, or by the kernel for lack of memory"
+        return f"rank {ending.rank} was killed from outside (SIGKILL)"
     if ending.exit_code < 0:
         where = f" in {ending.crashed_in}" if ending.crashed_in else ""
         return f"rank {ending.rank} was ended by {signal.Signals(-ending.exit_code).name}{where}"
