@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PROMETHEUS := .venv/prometheus
-BENCHMARKS := checkpoint simulate goodput kind_latency
+BENCHMARKS := checkpoint simulate goodput kind_latency recovery
 
 .PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus
 
@@ -39,7 +39,7 @@ test: lint prometheus ## lint, unit, property, simulation, local, chart, rules; 
 test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leaves nothing behind
 	images/cluster.sh up && $(BIN)/pytest tests/kind; code=$$?; images/cluster.sh down; exit $$code
 
-bench: $(INSTALLED) ## benchmarks, one figure a line; the last needs make kind-up
+bench: $(INSTALLED) ## benchmarks, one figure a line; the last two need make kind-up
 	@code=0; for each in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$each || code=1; done; exit $$code
 
 generate: $(INSTALLED) ## CRD, reference, dashboard and install.yaml from their sources

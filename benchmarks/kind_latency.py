@@ -60,19 +60,19 @@ def _trainyard(namespace: Namespace, name: str) -> tuple[float, float, float]:
     """Seconds from apply, and from the end of the prepare stage, to the first step; from deletion to the first new one."""
     began = time.time()
     run = namespace.apply(small_run(name, workers=WORKERS, steps=100_000))
-    first = _first_step(run, attempt=2)
+    first = first_step(run, attempt=2)
     prepared = run.status["stages"][0]["endTime"]
     started = first - datetime.fromisoformat(prepared).timestamp()
     run.until(lambda s: (s.get("checkpoint") or {}).get("step", 0) >= 10, PATIENCE_SECONDS, "has a checkpoint")
     deleted = time.time()
     run.delete_pod(1, "base", force=True)
-    recovered = _first_step(run, attempt=3) - deleted
+    recovered = first_step(run, attempt=3) - deleted
     kubectl("-n", namespace.name, "delete", "trainingrun", name, "--wait=false")
     eventually(lambda: not namespace.pods(), 120, "the run's pods are gone")
     return first - began, started, recovered
 
 
-def _first_step(run: Run, attempt: int) -> float:
+def first_step(run: Run, attempt: int) -> float:
     """Unix time of the first step of an attempt."""
     log = run.namespace.folder / run.namespace.name / run.name / "base" / "metrics.jsonl"
 
