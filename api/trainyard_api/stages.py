@@ -287,7 +287,7 @@ def _never_compared(it: "PretrainStage") -> list[Mistake]:
     elif validated % saved and saved % validated:
         text = (
             f"needs the held-out loss of what is saved, but validation.everySteps {validated} and everySteps {saved} hardly "
-            f"ever fall on the same step; set validation.everySteps to {(validated // saved + 1) * saved}"
+            f"ever fall on the same step; set validation.everySteps to {saved}"
         )
     else:
         return []
@@ -353,7 +353,7 @@ class PretrainStage(Model):
             field="checkpoint.keepBest",
             cel_message=f"has({_SAVED}) ? 'needs the held-out loss of what is saved, but validation.everySteps %d and "
             "everySteps %d hardly ever fall on the same step; set validation.everySteps to %d'.format("
-            f"[{_VALIDATED}, {_SAVED}, ({_VALIDATED} / {_SAVED} + 1) * {_SAVED}]) : "
+            f"[{_VALIDATED}, {_SAVED}, {_SAVED}]) : "
             "'compares held-out losses at steps that are saved; give everySteps'",
         ),
     )

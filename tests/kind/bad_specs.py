@@ -108,7 +108,7 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
             "spec.stages.1.pretrain.checkpoint": {"everySteps": 30, "keepBest": 2},
             "spec.stages.1.pretrain.validation": {"everySteps": 100},
         },
-        ("spec.stages[1].pretrain.checkpoint.keepBest", "everySteps 30 hardly", "set validation.everySteps to 120"),
+        ("spec.stages[1].pretrain.checkpoint.keepBest", "everySteps 30 hardly", "set validation.everySteps to 30"),
     ),
     "seconds between saves that are neither a number nor auto": (
         {"spec.stages.1.pretrain.checkpoint": {"everySeconds": "often"}},
