@@ -15,6 +15,7 @@ from trainyard_operator.cli import life_cycle
 from trainyard_operator.cli.main import read_options
 from trainyard_operator.cli.taking_up import made_by, new_run
 from trainyard_operator.cluster.home import Home
+from user_access import reached_by
 
 RUN = "/apis/trainyard.dev/v1alpha1/namespaces/team/trainingruns/tiny"
 PODS = "/api/v1/namespaces/team/pods"
@@ -62,22 +63,10 @@ class ApiServer:
 async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiServer]:
     """A server that the current context of KUBECONFIG leads to, in the namespace `team`."""
     server = ApiServer()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", server.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    config = {
-        "current-context": "t",
-        "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t", "namespace": "team"}}],
-        "clusters": [{"name": "t", "cluster": {"server": f"http://127.0.0.1:{runner.addresses[0][1]}"}}],
-        "users": [{"name": "t", "user": {"token": "t"}}],
-    }
-    (tmp_path / "kubeconfig").write_text(json.dumps(config))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.chdir(tmp_path)
-    yield server
-    await runner.cleanup()
+    async with reached_by(tmp_path / "kubeconfig", server.answer):
+        yield server
 
 
 async def trainyard(*arguments: str) -> int:
