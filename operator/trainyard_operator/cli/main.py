@@ -71,6 +71,17 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     stacks.add_argument("--attempt", type=_positive, metavar="N", help="of this attempt (the last one that hung)")
     stacks.add_argument("--now", action="store_true", help="where they are this moment, asking their agents")
 
+    text = "List the nodes that runs of the cluster keep off after failures."
+    nodes = verbs.add_parser("nodes", help=text, description=text)
+    nodes.set_defaults(verb="nodes:nodes_command")
+    forgive = nodes.add_subparsers(metavar="[ACTION]").add_parser(
+        "forgive", help="have runs use a node again", description="Have runs use a node again."
+    )
+    forgive.set_defaults(verb="nodes:forgive_command")
+    forgive.add_argument("node", help="name of the node")
+    nodes.add_argument("-n", "--namespace", help="its runs alone (all that you may see)")
+    forgive.add_argument("-n", "--namespace", default=argparse.SUPPRESS, help="its runs alone (all that you may see)")
+
     plot = verb("plot", "plot:plot_command", "Draw the loss curve of a run.")
     plot.add_argument("run", help="name of the run")
     plot.add_argument("--output", type=Path, help="PNG file (RUN.png)")
