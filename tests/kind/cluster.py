@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from conditions import eventually
+from local_runs import TRAINYARD
 from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_RUN, LABEL_STAGE
 
 CONTEXT = os.environ.get("TRAINYARD_KIND_CONTEXT", "kind-trainyard")
@@ -35,6 +36,21 @@ def kubectl(*arguments: str, given: str | None = None, check: bool = True) -> su
     )
     assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}\n{done.stdout}{done.stderr}"
     return done
+
+
+def trainyard(kubeconfig: Path, *arguments: str) -> str:
+    """What our own command prints, used on the test cluster."""
+    done = subprocess.run(
+        [TRAINYARD, *arguments],
+        cwd=kubeconfig.parent,
+        env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def get(*arguments: str) -> dict[str, Any]:

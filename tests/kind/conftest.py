@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from kind.cluster import SYSTEM, Namespace, get, kubectl
@@ -27,3 +28,11 @@ def namespace(request: pytest.FixtureRequest) -> Iterator[Namespace]:
 def operator_pod() -> str:
     """The name of the pod of the operator that acts."""
     return str(get("-n", SYSTEM, "lease", "trainyard")["spec"]["holderIdentity"])
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig whose current context is the test cluster's."""
+    file = tmp_path_factory.mktemp("kube") / "config"
+    file.write_text(kubectl("config", "view", "--minify", "--flatten").stdout)
+    return file

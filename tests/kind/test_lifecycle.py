@@ -1,42 +1,20 @@
 """Runs that are suspended and resumed, stopped by their deadline, and deleted, with and without what they made."""
 
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 from conditions import eventually
-from kind.cluster import SYSTEM, Namespace, Run, kubectl
+from kind.cluster import SYSTEM, Namespace, Run, kubectl, trainyard
 from kind.runs import small_run
-from local_runs import TRAINYARD
 
 STEPS = 200
 
 
-@pytest.fixture(scope="module")
-def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kubeconfig whose current context is the test cluster's."""
-    file = tmp_path_factory.mktemp("kube") / "config"
-    file.write_text(kubectl("config", "view", "--minify", "--flatten").stdout)
-    return file
-
-
-def trainyard(kubeconfig: Path, run: Run, verb: str, *flags: str) -> str:
+def tell(kubeconfig: Path, run: Run, verb: str, *flags: str) -> str:
     """What a verb prints of a run of the cluster."""
-    done = subprocess.run(
-        [TRAINYARD, verb, run.name, "-n", run.namespace.name, *flags],
-        cwd=kubeconfig.parent,
-        env={**os.environ, "KUBECONFIG": str(kubeconfig)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return trainyard(kubeconfig, verb, run.name, "-n", run.namespace.name, *flags)
 
 
 def seldom_saving(name: str, steps: int = STEPS, **spec: Any) -> dict[str, Any]:
@@ -66,7 +44,7 @@ def test_a_suspended_run_saves_holds_nothing_and_resumed_ends_with_the_same_weig
 
     run = namespace.apply(seldom_saving("resting"))
     run.until(lambda s: s.get("stage") == "base" and (s.get("progress") or {}).get("step", 0) >= 20, 180, "trains")
-    trainyard(kubeconfig, run, "suspend")
+    tell(kubeconfig, run, "suspend")
     suspended = run.until(lambda s: s.get("phase") == "Suspended", 90, "is suspended")
     assert live_pods(run) == []
     assert suspended["checkpoint"]["step"] == steps_of(run)[-1] >= 20
@@ -75,7 +53,7 @@ def test_a_suspended_run_saves_holds_nothing_and_resumed_ends_with_the_same_weig
     page = kubectl("get", "--raw", f"/api/v1/namespaces/{SYSTEM}/pods/{operator_pod}:8080/proxy/metrics").stdout
     assert re.search(rf'trainyard_runs{{namespace="{namespace.name}",phase="Suspended"}} 1\.0', page)
 
-    trainyard(kubeconfig, run, "resume")
+    tell(kubeconfig, run, "resume")
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds after it was resumed")
     assert (status["restarts"]["total"], status.get("recoveries", [])) == (0, [])
     assert status["activeSeconds"] > suspended["activeSeconds"]
@@ -118,7 +96,7 @@ def test_a_run_is_deleted_with_all_that_it_made_if_that_is_asked_for(namespace: 
     run.until(lambda s: s.get("phase") == "Succeeded", 180, "succeeds")
     made = namespace.folder / namespace.name / "rubbish"
     assert (made / "corpus" / "artifact.json").exists()
-    said = trainyard(kubeconfig, run, "delete", "--artifacts")
+    said = tell(kubeconfig, run, "delete", "--artifacts")
     assert f"file:///storage/{namespace.name}/rubbish is deleted" in said
     assert not made.exists()
     left = kubectl("-n", namespace.name, "get", "trainingrun", "rubbish", check=False)
