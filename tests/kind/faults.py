@@ -51,7 +51,7 @@ def use_up_memory(run: Run, worker: int, stage: str) -> str:
         "import glob, os, pathlib\n"
         "ranks = [p for p in glob.glob('/proc/[0-9]*') if pathlib.Path(p, 'comm').read_text().startswith('rank-')]\n"
         "held = []\n"
-        "while all(map(os.path.exists, ranks)): held.append(bytearray(4 << 20))"
+        "while all(map(os.path.exists, ranks)): held.append(bytes([1]) * (4 << 20))"
     )
     kubectl("-n", run.namespace.name, "exec", name, "--", "python", "-c", taking, check=False)
     return name
