@@ -7,6 +7,7 @@ from typing import Any, Self
 from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_RUN, LABEL_STAGE
 from trainyard_api.protocol import AgentState, Artifact, PeerState, Termination
 from trainyard_api.status import Phase, Progress, Reason, Status
+from trainyard_operator.cluster.pace import progress_seconds
 from trainyard_operator.decide.decide import decide
 from trainyard_operator.decide.decision import Decision
 from trainyard_operator.decide.observation import Observation, Pod, Settings, format_time, read_pod, read_run
@@ -119,6 +120,7 @@ class Case:
     unanswered: float | None = None
     refusal: str = ""
     went: dict[str, Any] | None = None
+    runs: int = 1
 
     def in_stage(self, stage: str = "base", phase: Phase = Phase.RUNNING, attempt: int = 2, **fields: Any) -> Self:
         """The run with a status that has got to this stage."""
@@ -173,6 +175,10 @@ class Case:
         """The run after this pod of worker 0 has gone."""
         return replace(self, went=pod)
 
+    def among(self, runs: int) -> Self:
+        """The run where so many train."""
+        return replace(self, runs=runs)
+
     def seen(self) -> Observation:
         """All of it as an observation."""
         run, errors = read_run(self.run)
@@ -185,6 +191,7 @@ class Case:
             pods=tuple(self._read(p) for p in self.pods),
             settings=Settings(trainer_image="trainer:1"),
             storage_uri="file:///storage",
+            progress_seconds=progress_seconds(self.runs),
             refusal=self.refusal,
             went=read_pod(self.went) if self.went else None,
         )

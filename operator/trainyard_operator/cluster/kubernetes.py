@@ -139,11 +139,11 @@ class KubernetesCluster:
         except GoneError:
             log.debug("run was gone already", extra={"run": metadata.name})
 
-    async def write_status(self, run: Manifest, status: Manifest) -> Manifest:
+    async def write_status(self, run: Manifest, status: Manifest, *, routine: bool = False) -> Manifest:
         """Replace the run's status if `run` is still current."""
         metadata = run["metadata"]
         path = f"/apis/{API_VERSION}/namespaces/{metadata['namespace']}/{PLURAL}/{metadata['name']}/status"
-        return slim_run(await self._ask("PUT", path, run | {"status": status}))
+        return slim_run(await self._ask("PUT", path, run | {"status": status}, routine=routine))
 
     async def post_event(self, run: Manifest, type: str, reason: str, message: str) -> None:
         """Record an event on the run. The same one again is dropped; a refusal is logged, for a run needs no events."""
@@ -209,14 +209,21 @@ class KubernetesCluster:
             query = {**query, "continue": following}
 
     async def _ask(
-        self, method: str, path: str, body: Manifest | None = None, query: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Manifest | None = None,
+        query: dict[str, str] | None = None,
+        *,
+        routine: bool = False,
     ) -> Manifest:
         """Send a request and return the object that answers it, waiting out what the server asks to wait for."""
         permit = nullcontext if method == "GET" else self._writing
-        async with asyncio.timeout(DEADLINE_SECONDS), self._parallel:
+        async with asyncio.timeout(DEADLINE_SECONDS):
             while True:
-                await self._pace.wait()
+                await self._pace.wait(routine=routine)
                 async with (
+                    self._parallel,
                     permit(),
                     self._session.request(
                         method, self._server + path, json=body, params=query, timeout=ATTEMPT_TIMEOUT

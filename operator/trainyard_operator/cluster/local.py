@@ -129,7 +129,7 @@ class LocalCluster:
     async def delete_run(self, run: TrainingRun) -> None:
         """Nothing: nobody drives a run that has finished, so none would know when its time is up."""
 
-    async def write_status(self, run: Manifest, status: Manifest) -> Manifest:
+    async def write_status(self, run: Manifest, status: Manifest, *, routine: bool = False) -> Manifest:
         """Replace the run's status on disk and in the store, if `run` is current."""
         current = self._runs.get(_key(run))
         if current is None or current["metadata"]["uid"] != run["metadata"]["uid"]:

@@ -2,10 +2,12 @@
 
 50 requests a second with bursts of 100 let a group of 1,000 pods be made in 20 s and are a small part of what an API
 server of a small cluster takes (client-go's default for controllers, 20 with bursts of 30, is older than
-priority and fairness, which protects the server now).
+priority and fairness, which protects the server now). What a thousand runs have to say of their progress would take all of
+it and more, so that goes last, and `progress_seconds` says how seldom each run may.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -13,28 +15,55 @@ from email.utils import parsedate_to_datetime
 RATE = 50.0
 BURST = 100
 LONGEST_HOLD_SECONDS = 30.0
+PROGRESS_SECONDS = 5.0
+"""Between two writes of one run's progress, while runs are few."""
+PROGRESS_SHARE = 0.5
+"""Of the rate, for the progress of all runs together."""
 
 
 class Pace:
-    """A token bucket. `wait` returns when one more request may be sent; waiting callers go in their order."""
+    """A token bucket. `wait` returns when one more request may be sent; what is routine goes when nothing else waits."""
 
     def __init__(self, rate: float = RATE, burst: int = BURST) -> None:
         self._rate = rate
         self._slack = (burst - 1) / rate
         self._next = 0.0
-        """The loop's time at which the bucket would hold nothing but the next request's token, had nobody waited."""
+        """The loop's time at which the bucket holds its next token."""
+        self._urgent: deque[asyncio.Future[None]] = deque()
+        self._routine: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self) -> None:
-        """Return when the next request may be sent."""
-        now = asyncio.get_running_loop().time()
-        self._next = max(self._next, now - self._slack)
-        turn, self._next = self._next, self._next + 1 / self._rate
-        if turn > now:
-            await asyncio.sleep(turn - now)
+    async def wait(self, *, routine: bool = False) -> None:
+        """Return when the request may be sent: in the order of the calls, those that are routine after all others."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        (self._routine if routine else self._urgent).append(turn)
+        if self._timer is None:
+            self._serve(loop.time())
+        await turn
 
     def hold(self, seconds: float) -> None:
         """Let nothing out for so long: the server is overloaded, for all of us."""
         self._next = max(self._next, asyncio.get_running_loop().time() + min(seconds, LONGEST_HOLD_SECONDS))
+
+    def _serve(self, now: float) -> None:
+        """Give out the tokens that there are; come again when there is one for who still waits."""
+        self._next = max(self._next, now - self._slack)
+        while waiting := self._urgent or self._routine:
+            if waiting[0].done():  # its caller was cancelled
+                waiting.popleft()
+            elif self._next > now:
+                self._timer = asyncio.get_running_loop().call_at(self._next, self._serve, self._next)
+                return
+            else:
+                waiting.popleft().set_result(None)
+                self._next += 1 / self._rate
+        self._timer = None
+
+
+def progress_seconds(runs: int) -> float:
+    """Between two writes of one run's progress, if so many runs train: 5 s up to 125 of them, 40 s with 1,000."""
+    return max(PROGRESS_SECONDS, runs / (RATE * PROGRESS_SHARE))
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

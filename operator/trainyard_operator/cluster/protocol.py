@@ -61,8 +61,10 @@ class Cluster(Protocol):
         """
         ...
 
-    async def write_status(self, run: Manifest, status: Manifest) -> Manifest:
+    async def write_status(self, run: Manifest, status: Manifest, *, routine: bool = False) -> Manifest:
         """Replace the run's status; `run` carries the resourceVersion that must still be current.
+
+        What is `routine` lets all else go first.
 
         Raises ConflictError if it isn't, GoneError if the run was deleted.
         """

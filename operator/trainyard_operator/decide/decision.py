@@ -69,6 +69,8 @@ class Decision:
     look_again: float | None = None
     """Seconds after which time alone may change the decision."""
     events: tuple[Event, ...] = ()
+    routine: bool = False
+    """The status brings news of progress alone: it may be written after all that runs wait for."""
 
 
 def nothing(seen: Observation, look_again: float | None = None) -> Decision:

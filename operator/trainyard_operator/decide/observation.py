@@ -112,6 +112,8 @@ class Observation:
     pods: tuple[Pod, ...]
     settings: Settings
     storage_uri: str
+    progress_seconds: float
+    """Between two writes of progress alone: the more runs train, the longer."""
     went: Pod | None = None
     """The pod of worker 0 that went last, with its last words."""
     refusal: str = ""

@@ -1,4 +1,6 @@
-"""While ranks run: progress and checkpoints go into status, every few seconds at most, and recoveries get their clocks."""
+"""While ranks run: progress and checkpoints go into status, every few seconds at most, more seldom where many runs train, and
+recoveries get their clocks.
+"""
 
 from trainyard_api.protocol import AgentState
 from trainyard_api.status import Phase, Progress, Reason, Recovery
@@ -7,8 +9,6 @@ from .decision import Decision, Event, change, nothing, shown
 from .observation import Observation, format_time
 from .straggling import described, slow_ranks, told_of
 
-WRITE_SECONDS = 5.0
-"""At most one status write in so long, unless the phase changes: a thousand runs then cost 200 writes a second at worst."""
 LOOK_SECONDS = 5.0
 LOOK_AT_SILENCE_SECONDS = 0.5
 """While an agent does not answer."""
@@ -45,9 +45,10 @@ def running(seen: Observation) -> Decision | None:
         return nothing(seen, look_again)
     before = seen.status.progress.heartbeat_time if seen.status.progress else None
     urgent = (status.phase, status.reason) != (seen.status.phase, seen.status.reason)
-    if before and not urgent and 0 <= seen.seconds_since(before) < WRITE_SECONDS:
-        return nothing(seen, look_again=min(look_again, WRITE_SECONDS - seen.seconds_since(before)))
-    return Decision(status, look_again=look_again, events=(*told_of(seen, slow), *_left_out(seen, progress)))
+    if before and not urgent and 0 <= seen.seconds_since(before) < seen.progress_seconds:
+        return nothing(seen, look_again=min(look_again, seen.progress_seconds - seen.seconds_since(before)))
+    events = (*told_of(seen, slow), *_left_out(seen, progress))
+    return Decision(status, look_again=look_again, events=events, routine=not urgent)
 
 
 def _said(progress: Progress | None) -> list[str]:

@@ -80,6 +80,11 @@ class Agents:
                 for uid, pod in wanted.items()
             }
 
+    @property
+    def followed(self) -> int:
+        """Of how many runs an agent is polled."""
+        return len(self._followed)
+
     def forget(self, key: Key) -> None:
         """Stop polling for a run that is gone."""
         self.follow(key, ())

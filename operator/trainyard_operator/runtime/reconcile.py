@@ -12,6 +12,7 @@ from datetime import datetime
 from trainyard_api.run import Metadata, TrainingRun
 from trainyard_api.status import FINISHED, Status
 
+from ..cluster.pace import progress_seconds
 from ..cluster.protocol import Cluster, ConflictError, GoneError, Manifest, RefusedError
 from ..decide.decide import decide
 from ..decide.decision import Action, Assign, CreatePod, CreateSecret, Decision, DeletePod, DeleteRun
@@ -72,7 +73,8 @@ class Reconciler:
         wrote = decision.status != seen.status
         if wrote:
             try:
-                self._store.put(await self._cluster.write_status(manifest, decision.status.wire()))
+                status = decision.status.wire()
+                self._store.put(await self._cluster.write_status(manifest, status, routine=decision.routine))
             except GoneError:
                 self._store.remove(manifest)
                 return None
@@ -112,6 +114,7 @@ class Reconciler:
             went=read_pod(went) if went and _owned_by(went, uid) else None,
             settings=self._settings,
             refusal=self._store.refusal(key),
+            progress_seconds=progress_seconds(self._agents.followed),
             said_by_others=self._store.excluded_by_others(key),
             storage_uri=self._cluster.storage_uri(run) if not errors else "",
         )

@@ -157,6 +157,22 @@ CASES: Cases = {
         RUNNING.in_stage(progress=JUST_SHOWN),
         (unchanged, lambda d, _: d.look_again == 3.0),
     ),
+    "progress is written after all that runs wait for": (
+        RUNNING.in_stage(progress={**JUST_SHOWN, "heartbeatTime": format_time(ago(6))}),
+        (becomes(Phase.RUNNING, Reason.TRAINING), lambda d, _: d.routine),
+    ),
+    "the same progress waits where a thousand runs train": (
+        RUNNING.in_stage(progress={**JUST_SHOWN, "heartbeatTime": format_time(ago(38))}).among(1000),
+        (unchanged, lambda d, _: d.look_again == 2.0),
+    ),
+    "even there it is written in the end": (
+        RUNNING.in_stage(progress={**JUST_SHOWN, "heartbeatTime": format_time(ago(41))}).among(1000),
+        (lambda d, _: d.status.progress.step == 50, lambda d, _: d.routine),
+    ),
+    "that ranks are up waits for nobody's progress": (
+        RUNNING.in_stage(phase=Phase.STARTING, progress=JUST_SHOWN).among(1000),
+        (becomes(Phase.RUNNING, Reason.TRAINING), lambda d, _: not d.routine),
+    ),
     "a checkpoint that was set aside is put on record and told": (
         RUNNING.in_stage(progress=JUST_SHOWN).training(quarantined=[quarantined(40)]),
         (
