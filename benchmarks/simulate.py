@@ -2,7 +2,7 @@
 
 `--seeds N` lives through N worlds with faults and checks the invariants at every step; a seed that breaks one is printed, and
 `--seed N --trace` replays it, event by event. Then 1,000 runs train at once and agents are killed: the seconds from a watch's
-telling of the dead pod to the request for its replacement, in real time of the reconcile code plus virtual time of all
+telling of the dead pod to the request for its replacement, in processor time of the reconcile code plus virtual time of all
 waiting. No peer can be run like this; the bar is the design's.
 """
 

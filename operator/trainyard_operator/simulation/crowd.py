@@ -1,6 +1,6 @@
 """Many runs at once, and how fast the operator is then: from what it sees of a failure to its asking for what replaces it.
 
-The clock of this world goes on while code works, so the seconds are those of the real reconcile code on this machine, plus
+The clock of this world goes on while code works, so the seconds are those of the processor in the real reconcile code, plus
 the virtual ones of the network and of every wait, the client's own pace included.
 """
 

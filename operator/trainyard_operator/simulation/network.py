@@ -73,6 +73,8 @@ class Network:
                 task.add_done_callback(reply)
 
         def reply(task: asyncio.Task[Content]) -> None:
+            if task.cancelled():  # the world has ended
+                return
             content = task.result()
             if method != "GET" and self.on_change(sender, method, url.path):
                 return

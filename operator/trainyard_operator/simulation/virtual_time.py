@@ -15,11 +15,13 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Time stands still while code runs; with `work_takes_time`, it passes as on a wall clock, and waiting alone is skipped."""
+    """Time stands still while code runs; with `work_takes_time` it passes with the processor's time that the code takes: it
+    waits for nothing that is real, so this is what a wall clock would show on a machine with nothing else to do.
+    """
 
     def __init__(self, *, work_takes_time: bool = False) -> None:
         self._ahead = 0.0
-        self._work = time.perf_counter if work_takes_time else lambda: 0.0
+        self._work = time.process_time if work_takes_time else lambda: 0.0
         self._began = self._work()
         super().__init__(_Skipping(self._skip))
 
