@@ -73,12 +73,12 @@ def _trainyard(namespace: Namespace, name: str) -> tuple[float, float, float]:
 
 
 def first_step(run: Run, attempt: int) -> float:
-    """Unix time of the first step of an attempt."""
+    """Unix time of the first step of an attempt, or a later one."""
     log = run.namespace.folder / run.namespace.name / run.name / "base" / "metrics.jsonl"
 
     def look() -> float | None:
         lines = log.read_text().splitlines() if log.exists() else []
-        return next((_time(row) for row in _rows(lines) if row.get("attempt") == attempt and "loss" in row), None)
+        return next((_time(row) for row in _rows(lines) if row.get("attempt", 0) >= attempt and "loss" in row), None)
 
     found = eventually(look, PATIENCE_SECONDS, f"{run.name}: a step of attempt {attempt}", lambda: str(run.status))
     assert found

@@ -117,9 +117,11 @@ def ends(seen: Observation) -> list[End]:
 def _was_replaced(seen: Observation, pod: Pod) -> bool:
     """Whether it is kept for its log alone, and the pod that took its place in this attempt is gone."""
     has_place = pod.assigned == seen.status.attempt or pod.attempt == seen.status.attempt
-    if has_place or pod.ended is None or seen.status.ready_time is None:
+    recoveries = seen.status.recoveries
+    began = seen.status.ready_time or (recoveries[-1].time if recoveries else None)
+    if has_place or pod.ended is None or began is None:
         return False
-    return (parse_time(seen.status.ready_time) - pod.ended).total_seconds() > REPLACED_SECONDS
+    return (parse_time(began) - pod.ended).total_seconds() > REPLACED_SECONDS
 
 
 def _is_permanent(seen: Observation, end: End) -> bool:

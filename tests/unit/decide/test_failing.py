@@ -128,6 +128,13 @@ CASES: Cases = {
         RUNNING.with_pods(ended(137, 0, seconds_ago=60, attempt=1), pod(1)).not_told(0),
         (becomes(Phase.RECOVERING, Reason.POD_DELETED), records("pod", counted=False)),
     ),
+    "nor is it while the group is not complete yet": (
+        a_run()
+        .in_stage(phase=Phase.QUEUED, ready_time=None, recoveries=[recovery(Reason.POD_DELETED, attempt=1)])
+        .with_pods(ended(137, 0, seconds_ago=600, attempt=1), pod(1))
+        .not_told(0),
+        (becomes(Phase.RECOVERING, Reason.POD_DELETED), records("pod", counted=False)),
+    ),
     "a stop whose cause never shows costs no failure": (
         RUNNING.training(**say(20, "Stopped", seconds_ago=11)),
         (becomes(Phase.RECOVERING, Reason.EVICTED), records("ranks", counted=False)),
