@@ -20,7 +20,7 @@ from typing import Any
 from conditions import eventually
 from trainyard_api.protocol import AgentState, Assignment, Job, Termination
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 TOKEN = "a token that only this run's operator knows"
 SCRIPTED_STAGE = """
 import os, sys, types

@@ -70,7 +70,7 @@ def test_a_run_that_ended_early_goes_on_to_the_same_bits(
 
 def test_progress_tells_all_that_the_status_shows(undisturbed: Ranks) -> None:
     reports = undisturbed.reports()
-    assert reports[0] == {"resumedStep": 0}
+    assert next(report for report in reports if "metrics" not in report) == {"resumedStep": 0}
     progress = [report["progress"] for report in reports if "progress" in report][-1]
     told = {"step", "steps", "tokens", "loss", "heldOutLoss", "learningRate", "gradNorm", "tokensPerSecond"}
     assert told | {"stepSeconds", "etaSeconds", "heartbeatTime"} == set(progress)
@@ -91,7 +91,7 @@ def test_only_as_many_checkpoints_are_kept_as_asked_for(undisturbed: Ranks) -> N
 
 
 def test_ranks_start_without_chatter(undisturbed: Ranks) -> None:
-    assert undisturbed.said().strip() == ""
+    assert all(line.startswith("preflight: ") for line in undisturbed.said().splitlines() if line)
 
 
 def test_the_exported_model_is_the_trained_one(undisturbed: Ranks, corpus: Path, tmp_path: Path) -> None:
