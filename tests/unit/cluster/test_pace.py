@@ -82,7 +82,7 @@ RUNS = {1: 5.0, 125: 5.0, 250: 10.0, 1000: 40.0}
 
 
 @pytest.mark.parametrize(("runs", "seconds"), RUNS.items())
-def test_the_progress_of_all_runs_takes_half_of_the_rate_at_most(runs: int, seconds: float):
+def test_the_progress_of_all_runs_takes_a_quarter_of_the_rate_at_most(runs: int, seconds: float):
     assert progress_seconds(runs) == seconds
 
 
