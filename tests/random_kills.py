@@ -15,6 +15,7 @@ from typing import Any
 
 from conditions import eventually
 from local_runs import (
+    DEADLINE,
     PRETRAIN,
     PROCESSES,
     living,
@@ -65,7 +66,7 @@ def random_kills(scratch: Path, kills: int, seed: int) -> Outcome:
     for folder in (undisturbed, disturbed):
         folder.mkdir()
         write_run(folder, stages, recovery={"maxFailures": 100, "windowSeconds": 300})
-    ended = trainyard(undisturbed, "run", "run.yaml", "--plain")
+    ended = trainyard(undisturbed, "run", "run.yaml", "--plain", seconds=DEADLINE + steps)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
     with running(disturbed) as process:
