@@ -41,17 +41,20 @@ def _on_node(node: str, pod: str, chosen: str, act: str) -> None:
 
 
 def use_up_memory(run: Run, worker: int, stage: str) -> str:
-    """Take memory in a worker's container until the kernel kills its rank, which is marked as the first to go. Returns the
-    pod's name.
+    """Take memory in a worker's container until the kernel kills its rank, which is the largest process there and marked as
+    the first to go: what takes it is many small ones. Returns the pod's name.
     """
     pod = run.pod(worker, stage)
     name = str(pod["metadata"]["name"])
     _on_node(pod["spec"]["nodeName"], name, IS_RANK, "echo 1000 > $p/oom_score_adj")
     taking = (
-        "import glob, os, pathlib\n"
+        "import glob, os, pathlib, time\n"
         "ranks = [p for p in glob.glob('/proc/[0-9]*') if pathlib.Path(p, 'comm').read_text().startswith('rank-')]\n"
-        "held = []\n"
-        "while all(map(os.path.exists, ranks)): held.append(bytes([1]) * (4 << 20))"
+        "os.setpgid(0, 0)\n"
+        "while all(map(os.path.exists, ranks)):\n"
+        "    if not os.fork(): held = bytes([1]) * (64 << 20); time.sleep(60); os._exit(0)\n"
+        "    time.sleep(0.05)\n"
+        "os.killpg(0, 9)"
     )
     kubectl("-n", run.namespace.name, "exec", name, "--", "python", "-c", taking, check=False)
     return name
