@@ -51,20 +51,13 @@ def test_all_ranks_are_found_where_they_hang_also_in_native_code_and_in_each_att
 
 
 def test_of_a_rank_that_was_stopped_the_kernel_tells(agent):
-    agent.assign(f"{WORKS}import time\ntime.sleep(1000)", hang_seconds=2)
-    state = agent.when(lambda state: state.ranks)
-    eventually(lambda: _handles_usr1(state.ranks[0].pid), 30, "a rank that has begun")
-    os.kill(state.ranks[0].pid, signal.SIGSTOP)
+    agent.assign(f"{WORKS}import time\nprint([], flush=True)\ntime.sleep(1000)", hang_seconds=2)
+    eventually(agent.said, 30, "a rank that has said that it works", agent.log.read_text)
+    os.kill(agent.state().ranks[0].pid, signal.SIGSTOP)
     [place] = agent.when(lambda state: state.hang).hang.places
     assert (place.ranks, place.state) == ([0], "unresponsive")
     assert place.where.startswith("stopped (kernel state T")
     assert "no answer" in stacks(agent)["rank-0.txt"]
-
-
-def _handles_usr1(pid: int) -> bool:
-    with open(f"/proc/{pid}/status") as status:
-        caught = next(line for line in status if line.startswith("SigCgt")).split()[1]
-    return bool(int(caught, 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
 LIVES = """
