@@ -52,7 +52,7 @@ def test_all_ranks_are_found_where_they_hang_also_in_native_code_and_in_each_att
 
 def test_of_a_rank_that_was_stopped_the_kernel_tells(agent):
     agent.assign(f"{WORKS}import time\nprint([], flush=True)\ntime.sleep(1000)", hang_seconds=2)
-    eventually(agent.said, 30, "a rank that has said that it works", agent.log.read_text)
+    eventually(lambda: [] in agent.said(), 30, "a rank that has said that it works", agent.log.read_text)
     os.kill(agent.state().ranks[0].pid, signal.SIGSTOP)
     [place] = agent.when(lambda state: state.hang).hang.places
     assert (place.ranks, place.state) == ([0], "unresponsive")
@@ -87,9 +87,8 @@ def test_an_agent_whose_storage_takes_no_stacks_tells_all_the_same(agent):
 
 
 def test_agent_0_looks_at_its_own_ranks_when_another_one_tells_of_a_hang(agent):
-    agent.assign(f"{WORKS}import time\ntime.sleep(1000)", workers=2)
-    agent.when(lambda state: state.ranks)
-    eventually(lambda: _handles_usr1(agent.state().ranks[0].pid), 30, "a rank that has begun")
+    agent.assign(f"{WORKS}import time\nprint([], flush=True)\ntime.sleep(1000)", workers=2)
+    eventually(lambda: [] in agent.said(), 30, "a rank that has begun", agent.log.read_text)
     hang = {"silent": [1], "since": "2026-11-24T12:00:00Z", "places": []}
     news = {"worker": 1, "attempt": 1, "phase": "running", "hang": hang}
     assert agent.request("/peer", json.dumps(news).encode(), method="PUT")[0] == 200
