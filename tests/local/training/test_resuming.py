@@ -70,10 +70,10 @@ def test_a_run_that_ended_early_goes_on_to_the_same_bits(
 
 def test_progress_tells_all_that_the_status_shows(undisturbed: Ranks) -> None:
     reports = undisturbed.reports()
-    assert next(report for report in reports if "metrics" not in report) == {"resumedStep": 0}
+    assert [report["resumedStep"] for report in reports if "resumedStep" in report] == [0]
     progress = [report["progress"] for report in reports if "progress" in report][-1]
     told = {"step", "steps", "tokens", "loss", "heldOutLoss", "learningRate", "gradNorm", "tokensPerSecond"}
-    assert told | {"stepSeconds", "etaSeconds", "heartbeatTime"} == set(progress)
+    assert told | {"stepSeconds", "etaSeconds", "heartbeatTime", "position"} == set(progress)
     assert (progress["step"], progress["steps"], progress["tokens"]) == (LAST, LAST, LAST * 8 * 16)
     checkpoints = [report["checkpoint"] for report in reports if "checkpoint" in report]
     saved = [each["step"] for each in checkpoints]
