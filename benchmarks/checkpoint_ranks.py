@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from trainyard_api.checkpoint import Cursor
-from trainyard_api.stages import CheckpointSettings, ModelSettings, PretrainStage
+from trainyard_api.checkpoint_settings import CheckpointSettings
+from trainyard_api.stages import ModelSettings, PretrainStage
 from trainyard_api.status import CheckpointStatus
 from trainyard_trainer.checkpoint.memory import Neighbourhood, newest
 from trainyard_trainer.checkpoint.restore import load_state, load_weights

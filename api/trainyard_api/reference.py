@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from .checkpoint_settings import AUTO
 from .crd import Schema, custom_resource_definition
-from .stages import AUTO
 
 REFERENCE = "docs/reference.md"
 INTRODUCTION = """# Reference of TrainingRun

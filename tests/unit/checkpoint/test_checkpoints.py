@@ -12,7 +12,8 @@ import torch
 from engines import CURSOR, an_engine
 from training import TINY, TINY_LLAMA, a_job
 from trainyard_api.checkpoint import Cursor, CursorPart, committed
-from trainyard_api.stages import CheckpointSettings, ModelSettings, PretrainStage
+from trainyard_api.checkpoint_settings import CheckpointSettings
+from trainyard_api.stages import ModelSettings, PretrainStage
 from trainyard_trainer.checkpoint.restore import load_state, load_weights, refuse_other_training
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints

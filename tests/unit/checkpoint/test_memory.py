@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from engines import CURSOR, an_engine
-from trainyard_api.stages import CheckpointSettings
+from trainyard_api.checkpoint_settings import CheckpointSettings
 from trainyard_trainer.checkpoint.memory import Found, Neighbourhood, newest
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints

@@ -20,7 +20,7 @@ from conditions import eventually
 from engines import CURSOR, an_engine
 from mounts import mounted
 from trainyard_api.checkpoint import Name, committed
-from trainyard_api.stages import CheckpointSettings
+from trainyard_api.checkpoint_settings import CheckpointSettings
 from trainyard_api.status import CheckpointStatus
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints

@@ -24,7 +24,7 @@ from functools import partial
 from types import TracebackType
 
 from trainyard_api.checkpoint import Cursor, Manifest, Name, Shard
-from trainyard_api.stages import CheckpointSettings
+from trainyard_api.checkpoint_settings import CheckpointSettings
 from trainyard_api.status import CheckpointStatus
 
 from ..artifacts import settings_digest
