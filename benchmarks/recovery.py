@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from conditions import eventually
-from kind.cluster import SYSTEM, Namespace, Run, get, kubectl
-from kind.faults import kill_agent, kill_node, kill_rank, start_node
+from kind.cluster import SYSTEM, Namespace, Run, kubectl
+from kind.faults import kill_agent, kill_node, kill_rank, leading_node, start_node
 from kind.runs import small_run
 
 from .figures import Figure, Results, main, spread
@@ -113,8 +113,7 @@ def _all(run: Run) -> Callable[[], None]:
 
 def _node(run: Run) -> Callable[[], None]:
     """The node on which the leading operator isn't; with its return all is as before."""
-    leader = get("-n", SYSTEM, "lease", "trainyard")["spec"]["holderIdentity"]
-    spared = get("-n", SYSTEM, "pod", leader)["spec"]["nodeName"]
+    spared = leading_node()
     on = {worker: run.pod(worker, "base")["spec"]["nodeName"] for worker in range(WORKERS)}
     doomed = next(node for node in on.values() if node != spared)
     kill_node(doomed)

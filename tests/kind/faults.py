@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kind.cluster import CONTEXT, Run, kubectl
+from kind.cluster import CONTEXT, SYSTEM, Run, get, kubectl
 
 CLUSTER = CONTEXT.removeprefix("kind-")
 CONTROL_PLANE = f"{CLUSTER}-control-plane"
@@ -68,6 +68,12 @@ def paused_api_server() -> Iterator[None]:
         yield
     finally:
         docker("exec", CONTROL_PLANE, "sh", "-c", find.format("CONT"))
+
+
+def leading_node() -> str:
+    """The node of the operator that leads."""
+    leader = get("-n", SYSTEM, "lease", "trainyard")["spec"]["holderIdentity"]
+    return str(get("-n", SYSTEM, "pod", leader)["spec"]["nodeName"])
 
 
 def kill_node(node: str) -> None:

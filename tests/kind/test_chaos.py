@@ -3,8 +3,8 @@
 import time
 
 import pytest
-from kind.cluster import SYSTEM, Namespace, Run, get, kubectl
-from kind.faults import kill_agent, kill_node, paused_api_server, start_node, use_up_memory
+from kind.cluster import Namespace, Run, kubectl
+from kind.faults import kill_agent, kill_node, leading_node, paused_api_server, start_node, use_up_memory
 from kind.runs import small_run
 
 STEPS = 240
@@ -66,10 +66,7 @@ def test_training_goes_on_while_the_api_server_is_silent(namespace: Namespace, c
 def test_a_node_that_is_killed_and_comes_back_costs_no_failure_and_no_bit_of_the_weights(
     namespace: Namespace, calm: Run
 ) -> None:
-    operators = get("-n", SYSTEM, "pods", "-l", "app.kubernetes.io/name=trainyard")["items"]
-    leader = get("-n", SYSTEM, "lease", "trainyard")["spec"]["holderIdentity"]
-    [led_from] = {each["spec"]["nodeName"] for each in operators if each["metadata"]["name"] == leader}
-    doomed = next(node for node in NODES if node != led_from)
+    doomed = next(node for node in NODES if node != leading_node())
 
     run = training(namespace, "stormy")
     first = run.group("base")

@@ -11,7 +11,7 @@ from trainyard_api.run import TrainingRun
 from trainyard_api.status import FINISHED, Phase, Status
 
 from ..cluster.protocol import Manifest
-from ..decide.objects import SCRATCH, USER
+from ..decide.objects import CONTAINER_SECURITY, POD_SECURITY, SCRATCH
 from .applied import LOOK_SECONDS, Applied
 from .inputs import InputError
 
@@ -81,11 +81,7 @@ def _pod(run: TrainingRun, uri: str, image: str) -> Manifest:
         "volumeMounts": mounts,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "256Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": CONTAINER_SECURITY,
     }
     if storage.secret_name:
         container["envFrom"] = [{"secretRef": {"name": storage.secret_name}}]
@@ -103,13 +99,6 @@ def _pod(run: TrainingRun, uri: str, image: str) -> Manifest:
             "automountServiceAccountToken": False,
             "containers": [container],
             "volumes": volumes,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
-                "fsGroupChangePolicy": "OnRootMismatch",
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": POD_SECURITY,
         },
     }

@@ -37,6 +37,20 @@ from .template import merge
 LOST_NODE_SECONDS = 30
 """How long a pod tolerates a node that is not ready or unreachable; Kubernetes' own default is 300."""
 USER = 1000
+POD_SECURITY: Manifest = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY: Manifest = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""What protects the node from what runs in our pods, whoever makes them."""
 SCRATCH = {"HOME": "/tmp", "TMPDIR": "/tmp", "XDG_CACHE_HOME": "/tmp/cache", "TRITON_CACHE_DIR": "/tmp/triton"}
 
 
@@ -187,21 +201,10 @@ def _protect(seen: Observation, pod: Manifest, labels: dict[str, str]) -> Manife
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": POD_SECURITY,
     }
     for container in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ())):
-        container["securityContext"] = {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
+        container["securityContext"] = CONTAINER_SECURITY
     return pod
 
 
