@@ -34,6 +34,7 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Import, say so, and fork ranks until the agent is gone."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the agent may have begun without
     stage, descriptor = sys.argv[1], int(sys.argv[2])
     agent = socket.socket(fileno=descriptor)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # whether there is a GPU is asked without initialising CUDA

@@ -147,7 +147,7 @@ def test_a_sample_of_a_large_corpus_trains_the_tokenizer(tmp_path: Path, monkeyp
 
 
 def test_python_docs_are_at_hand_and_their_baselines_are_sane(tmp_path: Path) -> None:
-    artifact = run_prepare(tmp_path, {"builtin": "python-docs"}, heldOutFraction=0.05, tokenizer={"vocabSize": 4096})
+    artifact = run_prepare(tmp_path, {"builtin": "python-docs"}, heldOutFraction=0.15, tokenizer={"vocabSize": 4096})
     details, out = artifact["details"], tmp_path / "out"
     assert (details["vocab_size"], details["dtype"]) == (4096, "uint16")
     assert sum(details["splits"][split]["bytes"] for split in ("train", "heldOut")) > 400_000
