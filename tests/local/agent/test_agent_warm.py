@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agents import AgentUnderTest, alive, until_gone
 
-WAITS = "group.report(resumed_step=0)\nimport time\nwhile not group.stopping(): time.sleep(0.01)\n"
+WAITS = "group.report(resumed_step=0)\nimport time\nwhile True: time.sleep(0.01)\n"
 FACTS = """
 import ctypes, faulthandler, json, os, signal, sys, threading
 own = ("TRAINYARD_BIND", "TRAINYARD_KIND", "TRAINYARD_JOB", "PYTHONPATH")
