@@ -11,6 +11,7 @@ from agents import DEADLINE, until_gone
 from conditions import eventually
 
 SAVES = "from trainyard_trainer import stopping\nstopping.hold_back()\n"
+REPORTS = f"{SAVES}group.report(resumed_step=0)\n"
 WAITS = f"{SAVES}import time\nwhile not group.stopping(): time.sleep(0.01)\n"
 STOPS = WAITS + "from trainyard_trainer.errors import StopRequested\nraise StopRequested('saved step 3')"
 HANGS = f"{SAVES}import time\ntime.sleep(1000)"
@@ -183,14 +184,14 @@ def test_sigterm_before_a_rank_has_begun_ends_with_20(agent):
 
 
 def test_a_stop_that_comes_after_the_last_step_is_still_done(agent):
-    agent.assign(f"group.report(resumed_step=0)\n{WAITS}")
+    agent.assign(f"{REPORTS}{WAITS}")
     agent.when(lambda state: state.resumed_step == 0)
     agent.signal(signal.SIGTERM)
     assert agent.end() == 0
 
 
 def test_a_stopping_agent_takes_no_assignment(agent):
-    agent.assign(f"group.report(resumed_step=0)\n{HANGS}")
+    agent.assign(f"{REPORTS}{HANGS}")
     agent.when(lambda state: state.resumed_step == 0)
     agent.signal(signal.SIGTERM)
     agent.when(lambda state: state.phase == "stopping")
@@ -199,7 +200,7 @@ def test_a_stopping_agent_takes_no_assignment(agent):
 
 def test_ranks_that_dont_save_in_time_are_killed_before_the_grace_period_is_over(start_agent):
     agent = start_agent(TRAINYARD_GRACE_SECONDS="6")
-    agent.assign(f"group.report(resumed_step=0)\n{HANGS}")
+    agent.assign(f"{REPORTS}{HANGS}")
     state = agent.when(lambda state: state.resumed_step == 0)
     began = time.monotonic()
     agent.signal(signal.SIGTERM)
@@ -210,7 +211,7 @@ def test_ranks_that_dont_save_in_time_are_killed_before_the_grace_period_is_over
 
 
 def test_ranks_die_with_an_agent_that_is_killed(agent):
-    agent.assign(f"group.report(resumed_step=0)\n{HANGS}", ranks=2)
+    agent.assign(f"{REPORTS}{HANGS}", ranks=2)
     pids = [rank.pid for rank in agent.when(lambda state: state.resumed_step == 0).ranks]
     agent.signal(signal.SIGKILL)
     until_gone(pids)
@@ -256,9 +257,7 @@ def test_a_grandchild_that_holds_the_pipes_keeps_nothing_waiting(agent):
 def test_orphans_are_reaped_as_by_any_process_1(start_agent):
     PR_SET_CHILD_SUBREAPER = 36
     agent = start_agent(before_exec=lambda: ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1))
-    agent.assign(
-        f"import subprocess\nsubprocess.run(['sh', '-c', 'sleep 0.1 &'])\ngroup.report(resumed_step=0)\n{WAITS}"
-    )
+    agent.assign(f"import subprocess\nsubprocess.run(['sh', '-c', 'sleep 0.1 &'])\n{REPORTS}{WAITS}")
     state = agent.when(lambda state: state.resumed_step == 0)
     children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children")
     rank = str(state.ranks[0].pid)

@@ -5,10 +5,8 @@ import signal
 
 from agents import errors_of
 
-WAITS = (
-    "import time\nfrom trainyard_trainer import stopping\nstopping.hold_back()\n"
-    "while not group.stopping(): time.sleep(0.01)\n"
-)
+SAVES = "from trainyard_trainer import stopping\nstopping.hold_back()\n"
+WAITS = f"{SAVES}import time\nwhile not group.stopping(): time.sleep(0.01)\n"
 FAILS = "from trainyard_trainer import errors\nraise errors.RetryableError('no storage')"
 
 
@@ -66,7 +64,7 @@ def test_an_agent_tells_agent_0_of_each_phase_even_where_that_one_comes_later(st
     assert (peer.worker, peer.phase, peer.termination.message) == (1, "failed", "no storage")
 
     first.assign(WAITS, attempt=2, workers=2)
-    assert second.put(place(second, first, f"group.report(resumed_step=0)\n{WAITS}", attempt=2))[0] == 200
+    assert second.put(place(second, first, f"{SAVES}group.report(resumed_step=0)\n{WAITS}", attempt=2))[0] == 200
     second.when(lambda state: state.resumed_step == 0)
     first.when(lambda state: [each.phase for each in state.peers] == ["running"])
     second.signal(signal.SIGTERM)
