@@ -21,6 +21,7 @@ from trainyard_trainer.checkpoint.memory import Neighbourhood, newest
 from trainyard_trainer.checkpoint.restore import load_state, load_weights
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints
+from trainyard_trainer.data.batch import Batch
 from trainyard_trainer.engine import processes
 from trainyard_trainer.engine.engine import Engine
 from trainyard_trainer.group import Group
@@ -49,7 +50,8 @@ class Training:
         self.engine = Engine(build_model(self.config, seed=0), PretrainStage.model_validate(STAGE), 1, device)
         self.fresh_model = build_model(self.config, seed=1)
         self.group = group
-        self.tokens = torch.randint(0, 32_000, (1, SEQUENCE_LENGTH + 1))
+        tokens_BT = torch.randint(0, 32_000, (1, SEQUENCE_LENGTH + 1))
+        self.batch = Batch(inputs={"input_ids": tokens_BT[:, :-1]}, labels=tokens_BT[:, 1:])
         self.steps = 0
         self.committed: list[CheckpointStatus] = []
         self.checkpoints = Checkpoints(group)
@@ -60,11 +62,11 @@ class Training:
 
     def step(self, save: bool | None = False) -> None:
         """A step as the pretrain stage does it. `save` after it, or not, or (None) when it is due by the clock."""
-        loss = self.engine.gradients([self.tokens])
+        my_loss = self.engine.gradients([self.batch])
         self.saving.before_update()
-        losses, busy, due, too_old = processes.add_up(loss, *self.saving.votes())
+        loss, busy, due, too_old = processes.add_up(my_loss, *self.saving.votes())
         self.steps += 1
-        self.engine.update(self.steps, losses / self.group.world_size, 1e-5)
+        self.engine.update(self.steps, loss, 1e-5)
         self.saving.after_step(self.steps, busy, due if save is None else save, too_old)
 
     def settle(self) -> None:

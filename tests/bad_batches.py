@@ -14,7 +14,7 @@ UNUSED = 200
 
 def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = ()) -> None:
     """In this process, the batches of these numbers are bad."""
-    from torch import Tensor
+    from trainyard_trainer.data.batch import Batch
     from trainyard_trainer.engine.batches import Batches
     from trainyard_trainer.stages import pretrain
 
@@ -26,14 +26,15 @@ def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = ()) -> None:
         return model
 
     class BadBatches(Batches):
-        def micro_batches(self, number: int) -> Iterator[Tensor]:
+        def micro_batches(self, number: int) -> Iterator[Batch]:
             draw = torch.Generator().manual_seed(number)
-            for tokens_BT in super().micro_batches(number):
+            for batch in super().micro_batches(number):
+                tokens_BT = batch.inputs["input_ids"]
                 if number in no_number and self.group.rank == 0:
                     tokens_BT[0, 3] = UNUSED
                 if number in noise:
                     tokens_BT.random_(300, generator=draw)
                     tokens_BT[tokens_BT == UNUSED] = 0
-                yield tokens_BT
+                yield batch
 
     pretrain.build_model, pretrain.Batches = build_model, BadBatches

@@ -26,6 +26,7 @@ from trainyard_api.stages import PretrainStage
 from trainyard_trainer.checkpoint.restore import load_state, load_weights
 from trainyard_trainer.checkpoint.snapshot import Snapshot, lay_out
 from trainyard_trainer.checkpoint.tensors import Shards, training_of
+from trainyard_trainer.data.batch import Batch
 from trainyard_trainer.engine import processes
 from trainyard_trainer.engine.engine import Engine
 from trainyard_trainer.engine.randomness import seed_streams
@@ -71,11 +72,12 @@ def build(kind: str) -> nn.Module:
     return model
 
 
-def share(step: int, group: Group) -> Tensor:
+def share(step: int, group: Group) -> Batch:
     """This rank's part of a global batch."""
     draw = torch.Generator().manual_seed(step)
     tokens_BT = torch.randint(VOCABULARY, (GLOBAL_BATCH, SEQUENCE_LENGTH + 1), generator=draw)
-    return tokens_BT.tensor_split(group.world_size)[group.rank]
+    mine_BT = tokens_BT.tensor_split(group.world_size)[group.rank]
+    return Batch(inputs={"input_ids": mine_BT[:, :-1]}, labels=mine_BT[:, 1:])
 
 
 def train(training: Training, root: Path, group: Group, device: torch.device) -> None:
@@ -103,7 +105,7 @@ def train(training: Training, root: Path, group: Group, device: torch.device) ->
         engine = Engine(model, stage, 1, device)
         seed_streams(7, 0, group.rank)
     for step in range(training.start + 1, training.last + 1):
-        loss = processes.add_up(engine.gradients([share(step, group)]))[0] / group.world_size
+        loss = processes.add_up(engine.gradients([share(step, group)]))[0]
         engine.update(step, loss, 1e-3 * step)
         leave(engine, folder / f"{step}.safetensors", loss)
         if training in BEGUN_FROM and step == training.saved:

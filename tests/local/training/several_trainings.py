@@ -12,8 +12,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
 import torch.distributed
-from torch import Tensor
+from trainyard_trainer.data.batch import Batch
 from trainyard_trainer.engine import processes
 from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.group import Group
@@ -21,11 +22,12 @@ from trainyard_trainer.stages import pretrain
 
 
 class RecordedBatches(Batches):
-    def micro_batches(self, step: int) -> Iterator[Tensor]:
+    def micro_batches(self, step: int) -> Iterator[Batch]:
         with open(self.group.output / f"sequences-{self.group.rank}.jsonl", "a") as ledger:
-            for tokens_BT in super().micro_batches(step):
+            for batch in super().micro_batches(step):
+                tokens_BT = torch.cat([batch.inputs["input_ids"], batch.labels[:, -1:]], dim=1)
                 print(json.dumps({"step": step, "tokens_BT": tokens_BT.tolist()}), file=ledger)
-                yield tokens_BT
+                yield batch
 
 
 pretrain.Batches = RecordedBatches

@@ -43,7 +43,8 @@ def test_a_global_batch_holds_the_same_sequences_to_the_bit_for_any_number_of_ra
         ranks = [
             Batches(tokens, stage, Group(job, 1, rank, world_size, rank, OUTPUT, {})) for rank in range(world_size)
         ]
-        return torch.cat([micro for rank in ranks for micro in rank.micro_batches(step)])
+        batches = [micro for rank in ranks for micro in rank.micro_batches(step)]
+        return torch.cat([torch.cat([it.inputs["input_ids"], it.labels[:, -1:]], 1) for it in batches])
 
     for step in (1, 2, 1000):
         whole = rows(1, step)

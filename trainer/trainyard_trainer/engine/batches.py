@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 from trainyard_api.stages import PretrainStage
 
+from ..data.batch import Batch
 from ..data.mixture import Mixture
 from ..data.shards import TokenShards
 from ..errors import PermanentError
@@ -50,15 +50,15 @@ class Batches:
         names = [part.data for part in self.stage.parts.values()]
         return {name: samples[parts == part].tolist() for part, name in enumerate(names) if (parts == part).any()}
 
-    def micro_batches(self, number: int) -> Iterator[Tensor]:
-        """This rank's share of a global batch: `accumulation` tensors of int64 (micro_batch, sequence_length + 1)."""
+    def micro_batches(self, number: int) -> Iterator[Batch]:
+        """This rank's share of a global batch: `accumulation` batches of `micro_batch` rows."""
         share = self.accumulation * self.stage.micro_batch
         first = self.positions(number).start + self.group.rank * share
         parts, samples = self.mixture.samples(first, share)
         pairs = list(zip(parts.tolist(), samples.tolist(), strict=True))
         for start in range(0, share, self.stage.micro_batch):
             here = pairs[start : start + self.stage.micro_batch]
-            yield torch.cat([read_samples(self.parts[part], [it], self.stage.sequence_length) for part, it in here])
+            yield read_samples([(self.parts[part], sample) for part, sample in here], self.stage.sequence_length)
 
 
 def _refuse_small_parts(parts: dict[str, TokenShards], stage: PretrainStage) -> None:
@@ -110,18 +110,21 @@ class HeldOut:
 
     def _loss(self, engine: Engine, tokens: TokenShards, alive: Callable[[], None]) -> float | None:
         """Of one part. Every rank runs equally many forwards; those past the end don't count."""
-        total = 0.0
+        total, labels = 0.0, 0
         at_once = self.stage.micro_batch
         count = min(self.stage.validation.sequences, num_samples(tokens, self.stage.sequence_length))
         for start in range(0, count, at_once * self.group.world_size):
             first = start + self.group.rank * at_once
             mine = range(first, min(first + at_once, count))
-            tokens_BT = read_samples(tokens, list(mine) or [0], self.stage.sequence_length)
-            total += float(engine.sequence_losses(tokens_BT)[: len(mine)].sum())
+            batch = read_samples([(tokens, sample) for sample in mine or [0]], self.stage.sequence_length)
+            losses = engine.sequence_losses(batch)
+            if mine:
+                total, labels = total + float(losses.sum()), labels + batch.num_labels
             if any(processes.add_up(self.group.stopping())):
                 return None
             alive()
-        return processes.add_up(total)[0] / (count * self.stage.sequence_length)
+        total, labels = processes.add_up(total, labels)
+        return total / labels
 
 
 def num_samples(tokens: TokenShards, sequence_length: int) -> int:
@@ -129,7 +132,8 @@ def num_samples(tokens: TokenShards, sequence_length: int) -> int:
     return max(0, (len(tokens) - 1) // sequence_length)
 
 
-def read_samples(tokens: TokenShards, samples: list[int], sequence_length: int) -> Tensor:
-    """int64 (len(samples), sequence_length + 1)"""
-    windows = [tokens.window(sample * sequence_length, sequence_length + 1) for sample in samples]
-    return torch.from_numpy(np.stack(windows))
+def read_samples(samples: list[tuple[TokenShards, int]], sequence_length: int) -> Batch:
+    """The samples, each of its own split, as rows of a batch."""
+    windows = [tokens.window(sample * sequence_length, sequence_length + 1) for tokens, sample in samples]
+    tokens_BT = torch.from_numpy(np.stack(windows))
+    return Batch(inputs={"input_ids": tokens_BT[:, :-1]}, labels=tokens_BT[:, 1:])

@@ -1,7 +1,7 @@
 """A model under DeepSpeed: one optimizer step on a global batch, held-out loss, and state by name.
 
-The loss of every micro-batch is its mean over tokens; all micro-batches hold equally many, so DeepSpeed's mean over
-accumulation and ranks is the mean over the tokens of the global batch, however that is cut.
+The loss of a micro-batch is its sum over labels, divided by the number of labels in the global batch: so it is the mean over
+the labels of the global batch, however that is cut, also where micro-batches hold unequally many.
 """
 
 import logging
@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 from trainyard_api.stages import PretrainStage
 
+from ..data.batch import IGNORED, Batch
 from ..errors import PermanentError
+from . import processes
 from .configuration import deepspeed_configuration
 from .numerics import Fault, Numerics
 from .optimizer import adamw, set_learning_rate
@@ -45,21 +48,25 @@ class Engine:
         if self.zero_stage:
             _let_leave_out(self._deepspeed.optimizer, device, lambda: self._leave_out)
 
-    def gradients(self, micro_batches: Iterable[Tensor]) -> float:
+    def gradients(self, micro_batches: Iterable[Batch]) -> float:
         """Forward and backward on this rank's share of a global batch: nothing but gradients changes.
 
-        Returns the summed loss of its micro-batches, in nats per token each.
+        Returns this rank's part of the global batch's mean loss, in nats per label: their sum over ranks is that loss.
         """
         self._deepspeed.train()
-        losses = torch.zeros((), dtype=torch.float64, device=self.device)
         self.own_time.begin()
-        own = iter(micro_batches)
-        for number in range(self.accumulation):
+        with self.own_time.counted():
+            own = list(micro_batches)
+        [num_labels] = processes.add_up(sum(each.num_labels for each in own))
+        mean = 1 / max(1, num_labels)
+        as_deepspeed_means = self.accumulation * dist.get_world_size()  # over micro-batches and ranks
+        losses = torch.zeros((), dtype=torch.float64, device=self.device)
+        for number, batch in enumerate(own):
             if number:
                 self._deepspeed.step()  # between micro-batches it only counts them
             with self.own_time.counted():
-                loss = self._loss(next(own), "mean")
-            self._deepspeed.backward(loss)
+                loss = self._loss(batch, "sum") * mean
+            self._deepspeed.backward(loss * as_deepspeed_means)
             losses += loss.detach()
         return losses.item()
 
@@ -95,13 +102,13 @@ class Engine:
         return norm
 
     @torch.no_grad()
-    def sequence_losses(self, tokens_BT: Tensor) -> Tensor:
-        """The summed loss over each sequence's tokens, in nats, fp64 (B,); no dropout, and no random number is drawn.
+    def sequence_losses(self, batch: Batch) -> Tensor:
+        """The summed loss over each row's labels, in nats, fp64 (B,); no dropout, and no random number is drawn.
 
         With ZeRO 3 a collective, for weights are gathered on the way.
         """
         self._deepspeed.eval()
-        return self._loss(tokens_BT, "none").view(len(tokens_BT), -1).double().sum(1).cpu()
+        return self._loss(batch, "none").view(len(batch), -1).double().sum(1).cpu()
 
     def fragments(self) -> Iterator[Fragment]:
         """Weights and optimizer state that this rank holds, as views."""
@@ -116,10 +123,13 @@ class Engine:
         """Count on from `steps` steps; the fragments are filled already."""
         set_steps(self._adamw, steps)
 
-    def _loss(self, tokens_BT: Tensor, reduction: str) -> Tensor:
-        tokens_BT = tokens_BT.to(self.device)
-        logits_BTV = self._deepspeed(input_ids=tokens_BT[:, :-1], use_cache=False).logits
-        return cross_entropy(logits_BTV.float().flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction=reduction)
+    def _loss(self, batch: Batch, reduction: str) -> Tensor:
+        """In nats: of all labels together ("sum"), or of each position ("none"), 0 where there is no label."""
+        batch = batch.to(self.device)
+        logits_BTV = self._deepspeed(**batch.inputs, use_cache=False).logits
+        return cross_entropy(
+            logits_BTV.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction=reduction
+        )
 
 
 def _let_leave_out(optimizer: Any, device: torch.device, leave_out: Callable[[], bool]) -> None:

@@ -84,8 +84,7 @@ def train(group: Group, device: torch.device) -> Artifact | None:
             batch, rate = engine.numerics.batch(step), learning_rate(step, stage)
             my_loss = engine.gradients(batches.micro_batches(batch))
             saving.before_update()
-            losses, stop, *votes = processes.add_up(my_loss, group.stopping(), *saving.votes())
-            loss = losses / (group.world_size * batches.accumulation)
+            loss, stop, *votes = processes.add_up(my_loss, group.stopping(), *saving.votes())
             grad_norm, fault = engine.update(step, loss, rate)
             if fault:
                 _leave_out(fault, batch, batches, progress, engine, checkpoints)

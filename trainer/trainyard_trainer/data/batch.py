@@ -1,0 +1,37 @@
+"""What a model reads at once, and what it should say: all that the engine knows of data and objectives.
+
+`inputs` are the arguments of the model's own forward, whatever its family: a decoder's input_ids and position_ids, an encoder-
+decoder's decoder_input_ids, masks. `labels` lie where the logits lie, shifted already, so the loss of any objective is one
+sum over the labels that count. Losses are normalised by their number over the global batch, never by that of positions.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""The label of a position that doesn't count, as torch's cross_entropy has it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows for one forward pass."""
+
+    inputs: dict[str, Tensor]
+    """By argument of the model's forward; the first dimension of each is B."""
+    labels: Tensor
+    """int64 (B, T): the token wanted at each position of the logits, IGNORED where none is."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_labels(self) -> int:
+        """Labels that count."""
+        return int((self.labels != IGNORED).sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        inputs = {name: each.to(device) for name, each in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=self.labels.to(device))
