@@ -150,6 +150,14 @@ class WorkersStatus(Reported):
     ready: int = 0
 
 
+class RestartedPod(Reported):
+    """A pod whose container has been started again in place."""
+
+    pod: str
+    starts: int
+    """How often, before the attempt began: once more ends the attempt."""
+
+
 class Waiting(Reported):
     """What a run waits for, in the words of whoever makes it wait."""
 
@@ -201,8 +209,8 @@ class ExcludedNode(Reported):
     scope: Scope = "Run"
 
 
-Tier = Literal["ranks", "pod", "group"]
-"""How much of a group a recovery makes anew: processes alone, the pods that are gone, or all of it."""
+Tier = Literal["ranks", "container", "pod", "group"]
+"""How much of a group a recovery makes anew: processes alone, a container in its pod, the pods that are gone, or all of it."""
 RestoredFrom = Literal["memory", "storage"]
 """What the ranks took their state from: snapshots that outlived them, or a checkpoint."""
 
@@ -292,6 +300,8 @@ class Status(Reported):
     stragglers: tuple[Straggler, ...] = ()
     """Ranks that hold the others up, the slowest first."""
     workers: WorkersStatus = WorkersStatus()
+    restarted: tuple[RestartedPod, ...] = ()
+    """Pods of this attempt whose containers are not their first ones."""
     waiting: Waiting | None = None
     restarts: Restarts = Restarts()
     failures: tuple[Failure, ...] = ()

@@ -10,7 +10,7 @@ import helm_python
 import pytest
 import yaml
 from trainyard_operator.cluster import leases
-from trainyard_operator.cluster.kubernetes import VERBS
+from trainyard_operator.cluster.kubernetes import CLUSTER_VERBS, VERBS
 
 CHART = Path("charts/trainyard")
 Objects = list[dict[str, Any]]
@@ -93,7 +93,7 @@ def test_pods_meet_the_restricted_pod_security_standard_with_a_read_only_root(ki
 def test_the_operator_may_do_what_it_does_and_nothing_else() -> None:
     objects = render()
     (role,) = [r for r in of_kind(objects, "ClusterRole") if r["metadata"]["name"] == "trainyard"]
-    assert rules(role) == VERBS
+    assert rules(role) == VERBS | CLUSTER_VERBS
     assert [each["metadata"]["name"] for each in of_kind(objects, "Role")] == ["trainyard-lease"]
 
 

@@ -28,16 +28,19 @@ def training(namespace: Namespace, name: str) -> Run:
     return run
 
 
-def test_a_killed_agent_costs_its_pod(namespace: Namespace, calm: Run) -> None:
+def test_a_killed_agent_costs_its_container_and_not_its_pod(namespace: Namespace, calm: Run) -> None:
     run = training(namespace, "headless")
-    first = run.group("base")
+    before = run.pod(1, "base")
     pod = kill_agent(run, 1, "base")
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
 
     (recovery,) = status["recoveries"]
-    assert (recovery["cause"], recovery["tier"], recovery["pod"]) == ("ProcessFailed", "pod", pod)
-    assert recovery["exitCode"] == 137
-    assert [worker for worker, name in run.group("base").items() if name != first[worker]] == [1]
+    assert (recovery["cause"], recovery["tier"], recovery["pod"]) == ("ProcessFailed", "container", pod)
+    assert (recovery["exitCode"], status["restarts"]["failures"]) == (137, 1)
+    after = run.pod(1, "base")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["status"]["podIP"] == before["status"]["podIP"]
+    assert [own["restartCount"] for own in after["status"]["containerStatuses"]] == [1]
     assert run.weights("folder") == calm.weights("folder")
 
 

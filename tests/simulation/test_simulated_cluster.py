@@ -9,7 +9,7 @@ import pytest
 from builders import manifest
 from cluster_contract import ApiServerContract, Subject
 from trainyard_api.names import KIND, LABEL_RANK, LABEL_RUN, PLURAL
-from trainyard_operator.cluster.kubernetes import KubernetesCluster
+from trainyard_operator.cluster.kubernetes import RESTARTS_IN_PLACE, KubernetesCluster
 from trainyard_operator.cluster.simulated import ApiServer
 from trainyard_operator.runtime.store import Store
 from trainyard_operator.simulation.faults import NetworkFaults
@@ -46,4 +46,23 @@ class TestSimulatedCluster(ApiServerContract):
             return owner
 
         yield Subject(cluster, store, pod, run, gone_run)
+        await cluster.close()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "answer"),
+    [([True, True], True), ([True, False], False), ([True] * 150, True), ([True] * 150 + [False], False)],
+)
+async def test_containers_are_started_again_in_place_where_all_nodes_declare_that_they_can(
+    nodes: list[bool], answer: bool
+) -> None:
+    server = ApiServer(lambda: datetime.now(UTC))
+    for number, can in enumerate(nodes):
+        status = {"declaredFeatures": ["Other", RESTARTS_IN_PLACE]} if can else {}
+        server.add("nodes", {"metadata": {"name": f"node-{number}", "namespace": ""}, "status": status})
+    network = Network(NetworkFaults(seconds=0.0), random.Random(0), {SERVER: serving(server)})
+    access = SimulatedAccess(network, "a test")
+    for namespaces, expected in (((), answer), (("team",), False)):
+        cluster = KubernetesCluster(access, b"a key for tests", namespaces)
+        assert await cluster.restarts_in_place() == expected
         await cluster.close()

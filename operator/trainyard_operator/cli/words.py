@@ -4,7 +4,12 @@ from collections.abc import Sequence
 
 from trainyard_api.status import Progress, Quarantined, Recovery, Status, Tier
 
-ANEW: dict[Tier, str] = {"ranks": "ranks started anew", "pod": "pod made anew", "group": "group made anew"}
+ANEW: dict[Tier, str] = {
+    "ranks": "ranks started anew",
+    "container": "container started anew",
+    "pod": "pod made anew",
+    "group": "group made anew",
+}
 
 
 def progress(progress: Progress | None) -> str:

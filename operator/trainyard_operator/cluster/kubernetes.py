@@ -32,6 +32,12 @@ VERBS = {
     ("", "events"): {"create"},
 }
 """(API group, resource) → verbs that this file and the watches use. The chart grants these and no more, tests compare."""
+CLUSTER_VERBS = {("", "nodes"): {"list"}}
+"""What is asked of the cluster as a whole, where the operator looks after all of it."""
+RESTARTS_IN_PLACE = "RestartAllContainersOnContainerExits"
+"""The feature by which a kubelet starts containers again as a rule of their pod says (Kubernetes 1.36, beta)."""
+NODES_PAGE = 100
+"""A node is 4 to 20 kB, mostly names of images."""
 PAGE = 500
 """Objects in an answer to a LIST: 10,000 pods take 0.7 s in pages of this size."""
 PARALLEL = 16
@@ -40,6 +46,7 @@ ATTEMPT_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
 DEADLINE_SECONDS = 90.0
 """The whole of a call, with what the server's Retry-After and our own pace add."""
 OVERLOADED = (429, 503)
+FORBIDDEN = 403
 REFUSED = (400, 403, 422)
 """What a POST gets that is invalid, over a quota, or against a policy."""
 DEFAULT_HOLD_SECONDS = 1.0
@@ -177,6 +184,24 @@ class KubernetesCluster:
             pass
         except (ApiError, GoneError, aiohttp.ClientError, TimeoutError) as error:
             log.warning("event not recorded", extra={"run": metadata["name"], "reason": reason, "error": str(error)})
+
+    async def restarts_in_place(self) -> bool:
+        """Whether all nodes declare that they can; False where nodes may not be listed.
+
+        The scheduler would keep pods with such rules off nodes that don't, so they are used where all do.
+        """
+        if self._namespaces:
+            return False
+        try:
+            nodes = self._items("/api/v1/nodes", {"limit": str(NODES_PAGE)})
+            async for node in nodes:
+                if RESTARTS_IN_PLACE not in node["status"].get("declaredFeatures", ()):
+                    return False
+        except ApiError as error:
+            if error.code != FORBIDDEN:
+                raise
+            return False
+        return True
 
     async def list_runs(self) -> list[Manifest]:
         """All runs in the namespaces that are watched."""

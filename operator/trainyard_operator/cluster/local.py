@@ -117,6 +117,10 @@ class LocalCluster:
                 known.process.terminate()
         return True
 
+    async def restarts_in_place(self) -> bool:
+        """Never: the process of a pod that has ended is not started again."""
+        return False
+
     async def find_pod(self, pod: Manifest) -> Manifest | None:
         """This very pod as it is now, None if it is gone."""
         known = self._find(pod)

@@ -74,6 +74,10 @@ class Cluster(Protocol):
         """Record an event on the run. `type` is Normal or Warning."""
         ...
 
+    async def restarts_in_place(self) -> bool:
+        """Whether all nodes start a container again in its pod when a rule of the pod says so."""
+        ...
+
     async def list_runs(self) -> list[Manifest]:
         """All runs, for the repair of what a watch missed."""
         ...

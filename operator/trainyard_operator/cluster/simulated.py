@@ -22,7 +22,7 @@ Answer = tuple[int, Manifest]
 Watcher = Callable[[str, Manifest], None]
 """Told ADDED, MODIFIED or DELETED, and the object."""
 
-KINDS = {"pods": "Pod", "secrets": "Secret", "events": "Event", PLURAL: KIND}
+KINDS = {"nodes": "Node", "pods": "Pod", "secrets": "Secret", "events": "Event", PLURAL: KIND}
 DEFAULT_GRACE_SECONDS = 30
 OVER = ("Succeeded", "Failed")
 

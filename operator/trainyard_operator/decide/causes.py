@@ -12,6 +12,8 @@ from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import SILENT_SECONDS, Termination
 from trainyard_api.status import Reason
 
+from .container import Ended
+from .in_place import started_again
 from .matching import first_rule
 from .observation import Observation, Pod, parse_time
 from .silence import silences
@@ -92,6 +94,7 @@ def ends(seen: Observation) -> list[End]:
     permanent = [pod for pod in seen.group.values() if pod.exit_code == ExitCode.PERMANENT]
     late = [end for pod in permanent if (end := _end_of_pod(pod)) and _is_permanent(seen, end)]
     found = [*late, *(end for pod in pods if (end := _end_of_pod(pod)))]
+    found += [_end_of_container(pod) for pod in pods if pod.wanted and started_again(seen, pod)]
     found += [
         _end(seen.group.get(peer.worker), peer.worker, peer.termination.exit_code, peer.termination)
         for peer in seen.peers
@@ -146,8 +149,17 @@ def _end_of_pod(pod: Pod) -> End | None:
     if pod.deleting is not None:
         text = f"pod {pod.name} was deleted"
         return End(Reason.POD_DELETED, text, pod, pod.ended, pod.exit_code, pod.termination)
-    if pod.alive:
-        return None
+    return None if pod.alive else _end_of_process(pod)
+
+
+def _end_of_container(pod: Pod) -> End:
+    """The end of the container before, of a pod that lives on: of some it is only known that they were killed."""
+    was = pod.before or Ended(KILLED, "its container is started again", None, None)
+    dead = replace(pod, exit_code=was.exit_code, exit_reason=was.reason, ended=was.time, termination=was.said)
+    return replace(_end_of_process(dead), pod=pod)
+
+
+def _end_of_process(pod: Pod) -> End:
     if pod.exit_reason == "OOMKilled":
         memory = f"pod {pod.name} ran out of memory; raise spec.resources.memory or lower microBatch"
         return End(Reason.OUT_OF_MEMORY, memory, pod, pod.ended, pod.exit_code, pod.termination)

@@ -5,6 +5,7 @@ from trainyard_api.status import ExcludedNode, Failure, Phase, Reason, Recovery,
 from .causes import PEER_LOST, SETTLE_SECONDS, SETTLE_SILENT_SECONDS, UNCOUNTED, End, ends
 from .decision import Decision, DeletePod, Event, change, fail, nothing, shown
 from .hanging import hung, still_telling
+from .in_place import backs_off
 from .observation import GIVEN_UP, Observation, Pod, format_time, last_progress
 from .ruling import verdict
 from .suspects import entered, excluded, in_force
@@ -86,7 +87,8 @@ def _silent(seen: Observation) -> End | None:
 
 def _answer_seconds(seen: Observation, pod: Pod) -> float:
     """How long an agent may take to take its place: one that has had a place before need not start first."""
-    return ANSWER_SECONDS if pod.attempt == seen.status.attempt else OUTLIVED_ANSWER_SECONDS
+    starts_with_it = pod.attempt == seen.status.attempt or pod.starts
+    return ANSWER_SECONDS if starts_with_it else OUTLIVED_ANSWER_SECONDS
 
 
 def _not_started(seen: Observation) -> End | None:
@@ -139,7 +141,7 @@ def _recover(seen: Observation, end: End) -> Decision:
     stay = [
         pod
         for pod in seen.group.values()
-        if pod.wanted and pod not in lost and pod.node not in left and tier != "group"
+        if pod.wanted and pod not in lost and pod.node not in left and tier != "group" and not backs_off(pod)
     ]
     recovering = change(
         seen,

@@ -1,13 +1,18 @@
 """A group is formed by making the pods that it lacks; making one twice is harmless. Those that outlived an earlier attempt
-stay as they are.
+stay as they are; one whose container is being started again is waited for, for a while.
 """
 
 from trainyard_api.status import Reason, Waiting
 
-from .decision import Action, CreatePod, CreateSecret, Decision, DeletePod, change
+from .decision import Action, CreatePod, CreateSecret, Decision, DeletePod, change, nothing
+from .in_place import comes_back
 from .objects import pod_manifest, secret_manifest
 from .observation import Observation, Pod, format_time
+from .recovering import FAILED_GRACE_SECONDS
 from .suspects import stays
+
+LOOK_SECONDS = 0.5
+"""Between two looks whether a container runs again."""
 
 
 def forming(seen: Observation) -> Decision | None:
@@ -16,10 +21,11 @@ def forming(seen: Observation) -> Decision | None:
         return None
     missing = [worker for worker in range(seen.workers) if _is_missing(seen, worker)]
     if not missing:
-        return None
+        return nothing(seen, look_again=LOOK_SECONDS) if any(map(_is_absent, seen.group.values())) else None
     pods = tuple(CreatePod(pod_manifest(seen, worker)) for worker in missing)
     outdated = tuple(DeletePod(pod.manifest) for worker in missing for pod in _older(seen, worker))
-    actions: tuple[Action, ...] = (CreateSecret(secret_manifest(seen)), *pods, *outdated)
+    vain = tuple(DeletePod(pod.manifest, FAILED_GRACE_SECONDS) for worker in missing for pod in _not_back(seen, worker))
+    actions: tuple[Action, ...] = (CreateSecret(secret_manifest(seen)), *pods, *outdated, *vain)
     changes = _dearer(seen) | _refused(seen)
     return Decision(change(seen, **changes) if changes else seen.status, actions=actions, look_again=0)
 
@@ -30,6 +36,17 @@ def _is_missing(seen: Observation, worker: int) -> bool:
     return pod is None or (pod.attempt < seen.status.attempt and not stays(seen, pod))
 
 
+def _is_absent(pod: Pod) -> bool:
+    """Its container is about to be started again."""
+    return bool(pod.starts) and pod.wanted and pod.phase != "Running"
+
+
+def _not_back(seen: Observation, worker: int) -> list[Pod]:
+    """The worker's last pod, if its container was to be started again and was not."""
+    pod = seen.group.get(worker)
+    return [pod] if pod and pod.wanted and not comes_back(seen, pod) else []
+
+
 def _older(seen: Observation, worker: int) -> list[Pod]:
     """The worker's pods but the last, which is kept for its log."""
     pods = [pod for pod in seen.pods if (pod.stage, pod.worker) == (seen.stage.name, worker)]
@@ -37,9 +54,9 @@ def _older(seen: Observation, worker: int) -> list[Pod]:
 
 
 def _dearer(seen: Observation) -> dict[str, object]:
-    """On record, if pods are lost of a group of which ranks alone were to be made anew."""
+    """On record, if pods are lost of a group that was to keep them."""
     last = seen.status.recoveries[-1] if seen.status.recoveries else None
-    if last is None or last.tier != "ranks" or last.attempt != seen.status.attempt - 1:
+    if last is None or last.tier not in ("ranks", "container") or last.attempt != seen.status.attempt - 1:
         return {}
     return {"recoveries": (*seen.status.recoveries[:-1], last.model_copy(update={"tier": "pod"}))}
 

@@ -1,7 +1,7 @@
 """The objects of a run, as JSON: pods, the agents' Secret, and the job that the trainer is handed.
 
 Pods are hardened and hold no Kubernetes credentials. `restartPolicy: Never`: an ended process is a fact that the operator
-decides about, not something that the kubelet repeats.
+decides about, not something that the kubelet repeats. A container that was killed may start again in its pod (container.py).
 """
 
 from typing import Any
@@ -28,6 +28,7 @@ from trainyard_api.run import Resources
 from trainyard_api.status import Status
 
 from ..cluster.protocol import Manifest
+from .container import RULES
 from .grace import grace_seconds
 from .observation import Observation, parse_time
 from .placement import keep_off, lost_nodes
@@ -205,6 +206,8 @@ def _protect(seen: Observation, pod: Manifest, labels: dict[str, str]) -> Manife
     }
     for container in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ())):
         container["securityContext"] = CONTAINER_SECURITY
+        if seen.restarts_in_place and container["name"] == TRAINER_CONTAINER:
+            container |= {"restartPolicy": "Never", "restartPolicyRules": RULES}
     return pod
 
 

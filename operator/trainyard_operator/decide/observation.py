@@ -12,7 +12,6 @@ from trainyard_api.names import (
     LABEL_ATTEMPT,
     LABEL_RANK,
     LABEL_STAGE,
-    TRAINER_CONTAINER,
     artifact_uri,
 )
 from trainyard_api.protocol import AgentState, PeerState, Termination
@@ -20,6 +19,7 @@ from trainyard_api.run import Metadata, Stage, TrainingRun
 from trainyard_api.status import CheckpointStatus, ExcludedNode, Phase, Progress, Reason, Status
 
 from ..cluster.protocol import Manifest
+from .container import Ended, read_container
 
 GIVEN_UP = (Reason.NODE_LOST, Reason.AGENT_SILENT, Reason.PREFLIGHT_FAILED)
 """Causes whose pods may look alive, and are made anew all the same."""
@@ -52,6 +52,7 @@ class Pod:
     node: str
     ip: str
     phase: str
+    """The kubelet's word, but Pending as well while a container that was there is about to be started again."""
     excluded: tuple[str, ...]
     """Nodes that it was made to keep off."""
     unschedulable: str
@@ -67,6 +68,10 @@ class Pod:
     """The kubelet's word for the end, such as OOMKilled or Error."""
     ended: datetime | None
     termination: Termination | None
+    starts: int
+    """How often its container was started again in place."""
+    before: Ended | None
+    """How the container before that ended."""
     assigned: int
     """The attempt that its agent was last given."""
     agent: AgentState | None
@@ -118,6 +123,8 @@ class Observation:
     """The pod of worker 0 that went last, with its last words."""
     refusal: str = ""
     """Why the cluster would not have a pod in the last pass."""
+    restarts_in_place: bool = False
+    """Whether the nodes start a container that was killed again in its pod."""
     said_by_others: tuple[tuple[str, ExcludedNode], ...] = ()
     """The nodes that other runs exclude, each with the run's namespace, but those that have been forgiven."""
 
@@ -284,11 +291,8 @@ def read_pod(
     scheduled = conditions.get("PodScheduled", {})
     disruption = conditions.get("DisruptionTarget", {})
     ready = conditions.get("Ready", {})
-    containers: dict[str, Manifest] = {c["name"]: c for c in status.get("containerStatuses", ())}
-    state = containers.get(TRAINER_CONTAINER, {}).get("state", {})
-    waiting, terminated = state.get("waiting", {}), state.get("terminated", {})
-    termination = _read_termination(terminated.get("message", ""))
-    ended = termination.time if termination and termination.time else terminated.get("finishedAt")
+    container = read_container(manifest)
+    ended = container.ended
     node = manifest["spec"].get("nodeName") or ""
     deletion = metadata.get("deletionTimestamp")
     return Pod(
@@ -301,15 +305,17 @@ def read_pod(
         node=node,
         excluded=tuple(filter(None, metadata.get("annotations", {}).get(ANNOTATION_EXCLUDED, "").split(","))),
         ip=status.get("podIP", ""),
-        phase=status.get("phase", "Pending"),
+        phase="Pending" if container.absent else status.get("phase", "Pending"),
         unschedulable="" if node or scheduled.get("status") != "False" else scheduled.get("message", ""),
-        waiting=(waiting.get("reason", ""), waiting.get("message", "")),
+        waiting=container.waiting,
         deleting=parse_time(deletion) if deletion else None,
         disruption=disruption.get("reason", "") if disruption.get("status") == "True" else "",
-        exit_code=terminated.get("exitCode"),
-        exit_reason=terminated.get("reason", "") or status.get("reason", ""),
-        ended=parse_time(ended) if ended else None,
-        termination=termination,
+        exit_code=ended.exit_code if ended else None,
+        exit_reason=(ended.reason if ended else "") or status.get("reason", ""),
+        ended=ended.time if ended else None,
+        termination=ended.said if ended else None,
+        starts=container.starts,
+        before=container.before,
         assigned=assigned,
         agent=agent,
         agent_changed=agent_changed,
@@ -318,13 +324,6 @@ def read_pod(
         container_unready=ready.get("status") == "False" and ready.get("reason") == UNREADY_CONTAINER,
         node_unready=ready.get("status") == "False" and ready.get("reason") != UNREADY_CONTAINER,
     )
-
-
-def _read_termination(message: str) -> Termination | None:
-    try:
-        return Termination.model_validate_json(message)
-    except ValidationError:
-        return None
 
 
 def last_progress(seen: Observation) -> Progress | None:

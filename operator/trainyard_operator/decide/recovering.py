@@ -11,6 +11,7 @@ from trainyard_api.status import Phase, Recovery, WorkersStatus
 
 from .causes import KILLED, UNCOUNTED
 from .decision import Decision, change, nothing
+from .in_place import on_record
 from .observation import Observation
 from .stopping import forced, leaving
 from .suspects import stays
@@ -25,8 +26,9 @@ def recovering(seen: Observation) -> Decision | None:
     if not seen.between_attempts:
         return None
     *_, last = seen.status.recoveries
-    staying = {pod.uid for pod in seen.group.values() if stays(seen, pod) and last.tier != "group"}
-    going = [pod for pod in seen.pods if pod.alive and pod.uid not in staying and not seen.given_up(pod)]
+    staying = [pod for pod in seen.group.values() if stays(seen, pod) and last.tier != "group"]
+    stay = {pod.uid for pod in staying}
+    going = [pod for pod in seen.pods if pod.alive and pod.uid not in stay and not seen.given_up(pod)]
     if decision := leaving(seen, going, None if last.cause in UNCOUNTED else FAILED_GRACE_SECONDS):
         return decision
     if (left := _pause(seen)) > 0:
@@ -38,6 +40,7 @@ def recovering(seen: Observation) -> Decision | None:
         placed_time=None,
         ready_time=None,
         workers=WorkersStatus(desired=seen.workers, ready=len(staying)),
+        restarted=on_record(staying),
     )
     return Decision(status, actions=forced(going), look_again=0)
 

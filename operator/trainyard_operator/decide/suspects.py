@@ -18,6 +18,7 @@ from trainyard_api.pattern import found
 from trainyard_api.status import ExcludedNode, Failure, Reason, Scope, Status
 
 from .causes import End
+from .in_place import comes_back
 from .observation import Observation, Pod, format_time, parse_time
 
 HARDWARE = "|".join(
@@ -88,8 +89,9 @@ def _lasts(seen: Observation, entry: ExcludedNode) -> bool:
 
 
 def stays(seen: Observation, pod: Pod) -> bool:
-    """Whether a pod will be there for the next attempt too: it lives, and not on a node that the run has come to suspect."""
-    return seen.stays(pod) and pod.node not in {each.node for each in in_force(seen)}
+    """Whether a pod will be there for the next attempt too: it lives or comes back, and not on a suspect node."""
+    suspects = {each.node for each in in_force(seen)}
+    return seen.stays(pod) and pod.node not in suspects and comes_back(seen, pod)
 
 
 def excluded(seen: Observation) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """How much of a group is made anew: as little as there is hope for.
 
-Ranks alone, in pods that live on, which costs seconds; with them the pods that are gone; all of the group once that has
-helped twice in a row to nothing, for then something that stayed may be what is wrong.
+Ranks alone, in pods that live on, which costs seconds; with them a container in its pod; the pods that are gone; all of the
+group once that has helped twice in a row to nothing, for then something that stayed may be what is wrong.
 """
 
 from itertools import accumulate, pairwise
@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 from trainyard_api.status import Reason, Tier
 
 from .causes import End
+from .in_place import backs_off, started_again
 from .observation import GIVEN_UP, Observation
 from .suspects import in_force
 
@@ -25,8 +26,10 @@ def tier_of(seen: Observation, end: End, leaving: str = "") -> Tier:
     if end.cause in WHOLE or futile(seen) >= tries:
         return "group"
     left = {leaving, *(each.node for each in in_force(seen))} - {""}
-    staying = [pod for pod in seen.group.values() if pod.wanted and pod.node not in left]
-    return "ranks" if len(staying) == seen.workers and end.cause not in GIVEN_UP else "pod"
+    staying = [pod for pod in seen.group.values() if pod.wanted and pod.node not in left and not backs_off(pod)]
+    if len(staying) < seen.workers or end.cause in GIVEN_UP:
+        return "pod"
+    return "container" if any(started_again(seen, pod) for pod in staying) else "ranks"
 
 
 def futile(seen: Observation) -> int:

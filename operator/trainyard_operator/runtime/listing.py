@@ -21,11 +21,12 @@ log = logging.getLogger(__name__)
 
 
 async def take_in(store: Store, cluster: Cluster, now: Callable[[], datetime]) -> int:
-    """List everything once. Returns how many objects the store had that are gone."""
+    """List everything once, and ask what the nodes can do. Returns how many objects the store had that are gone."""
     ghosts = 0
     for kind, lister in ((KIND, cluster.list_runs), ("Pod", cluster.list_pods)):
         began = now()
         ghosts += store.repair(await lister(), kind, began)
+    store.restarts_in_place = await cluster.restarts_in_place()
     return ghosts
 
 

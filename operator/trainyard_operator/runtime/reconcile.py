@@ -115,6 +115,7 @@ class Reconciler:
             settings=self._settings,
             refusal=self._store.refusal(key),
             progress_seconds=progress_seconds(self._agents.followed),
+            restarts_in_place=self._store.restarts_in_place,
             said_by_others=self._store.excluded_by_others(key),
             storage_uri=self._cluster.storage_uri(run) if not errors else "",
         )

@@ -14,6 +14,7 @@ from trainyard_api.protocol import AgentState
 from trainyard_api.status import ExcludedNode, Status
 
 from ..cluster.protocol import Manifest
+from ..decide.container import slim_spec, statuses
 from ..decide.suspects import unforgiven
 
 Key = tuple[str, str]
@@ -50,6 +51,8 @@ class Store:
         self._refusals: dict[Key, str] = {}
         self._went: dict[Key, Manifest] = {}
         self._excluded: dict[Key, tuple[ExcludedNode, ...]] = {}
+        self.restarts_in_place = False
+        """Whether the nodes start a container that was killed again in its pod."""
 
     def put(self, manifest: Manifest) -> None:
         """Take in a run or pod, unless what is known is newer."""
@@ -57,8 +60,10 @@ class Store:
         known = entries.get(name)
         if known and _same(known.manifest, manifest) and _version(known.manifest) >= _version(manifest):
             return
-        first_seen = known.first_seen if known and _same(known.manifest, manifest) else self._now()
-        entries[name] = _Entry(manifest if manifest["kind"] == KIND else _slim_pod(manifest), first_seen)
+        before = known if known and _same(known.manifest, manifest) else None
+        first_seen = before.first_seen if before else self._now()
+        kept = manifest if manifest["kind"] == KIND else _slim_pod(manifest, before.manifest if before else None)
+        entries[name] = _Entry(kept, first_seen)
         if manifest["kind"] == KIND:
             self._note_excluded(key, manifest)
         self._wake(key)
@@ -78,7 +83,7 @@ class Store:
                 self._went.pop(key, None)
                 self._excluded.pop(key, None)
             elif manifest["metadata"]["labels"][LABEL_RANK] == "0" and self.run(key):
-                self._went[key] = _slim_pod(manifest)
+                self._went[key] = _slim_pod(manifest, known.manifest)
             self._wake(key)
         if not self._pods.get(key):
             self._pods.pop(key, None)
@@ -193,16 +198,17 @@ def _version(manifest: Manifest) -> int:
     return int(manifest["metadata"].get("resourceVersion") or 0)
 
 
-def _slim_pod(pod: Manifest) -> Manifest:
-    """The parts of a pod that decisions need: a tenth of its size."""
+def _slim_pod(pod: Manifest, before: Manifest | None) -> Manifest:
+    """The parts of a pod that decisions need: a tenth of its size. `before` is how it was known."""
     metadata, status = pod["metadata"], pod.get("status", {})
     kept = ("name", "namespace", "uid", "labels", "ownerReferences", "resourceVersion", "deletionTimestamp")
-    kept_status = ("phase", "podIP", "conditions", "containerStatuses", "reason", "message")
+    kept_status = ("phase", "podIP", "conditions", "reason", "message")
     annotations = {name: text for name, text in metadata.get("annotations", {}).items() if name == ANNOTATION_EXCLUDED}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {name: metadata[name] for name in kept if name in metadata} | {"annotations": annotations},
-        "spec": {"nodeName": pod.get("spec", {}).get("nodeName")},
-        "status": {name: status[name] for name in kept_status if name in status},
+        "spec": {"nodeName": pod.get("spec", {}).get("nodeName"), "containers": slim_spec(pod)},
+        "status": {name: status[name] for name in kept_status if name in status}
+        | {"containerStatuses": statuses(pod, before)},
     }

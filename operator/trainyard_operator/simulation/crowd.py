@@ -59,6 +59,7 @@ async def _live(loop: VirtualTimeLoop, runs: int, failures: int) -> Crowd:
         pods_per_node=40,
         network=NetworkFaults(seconds=0.005),
         faults=(),
+        restarts_in_place=False,  # what is measured is how soon pods are replaced
         slow_pods=0,
         lost_events=0,
         repeated_events=0,

@@ -86,7 +86,9 @@ class Plan:
     network: NetworkFaults
     faults: tuple[Fault, ...]
     slow_pods: float
-    """Chance that a pod's image has to be pulled."""
+    """Chance that a pod's image has to be pulled, or that a kubelet starts a container again late."""
+    restarts_in_place: bool
+    """Whether nodes can start containers again by rules of their pods."""
     lost_events: float
     repeated_events: float
     second_operator: tuple[float, float] | None
@@ -132,4 +134,5 @@ def draw_plan(seed: int) -> Plan:
         if draw.random() < 0.15 * wild
         else None,
         fault_seconds=fault_seconds,
+        restarts_in_place=draw.random() < 0.7,
     )

@@ -74,6 +74,9 @@ class Gang:
     def join(self, worker: int, member: Member) -> None:
         """Start a worker's ranks."""
         self.members[worker] = member
+        if self._begun:  # an agent that was started again got the old one's place: its ranks find no peers
+            self.halted = True
+            self._later(NOTICE_SECONDS, self._lose, worker)
         if len(self.members) == self.assignment.workers and not self._begun:
             self._begun = True
             self._later(self.pace.start_seconds, self._begin)

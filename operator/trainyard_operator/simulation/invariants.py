@@ -19,7 +19,7 @@ CAUSES: dict[Kind, tuple[Reason, ...]] = {
     "rank is killed": (Reason.PROCESS_FAILED,),
     "ranks hang": (Reason.HUNG,),
     "agent is killed": (Reason.PROCESS_FAILED,),
-    "pod runs out of memory": (Reason.OUT_OF_MEMORY,),
+    "pod runs out of memory": (Reason.OUT_OF_MEMORY, Reason.PROCESS_FAILED),
     "pod is deleted": (Reason.POD_DELETED,),
     "pod is evicted": (Reason.EVICTED, Reason.POD_DELETED),
     "pod is preempted": (Reason.PREEMPTED, Reason.POD_DELETED),
@@ -28,7 +28,7 @@ CAUSES: dict[Kind, tuple[Reason, ...]] = {
 }
 """What the operator may call what was done to an attempt. A disruption whose pod is gone before it was seen is a deletion;
 a node that is lost before all have their places is not told from an agent that does not answer; one that is back before it
-was missed shows dead containers.
+was missed shows dead containers; why a container ended that is started again is shown for a moment only.
 """
 WRITES_A_MINUTE = 40
 """Status writes of one run: changes, and progress every 5 s."""

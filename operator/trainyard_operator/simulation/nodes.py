@@ -15,6 +15,7 @@ from functools import partial
 from trainyard_api.names import AGENT_PORT, PLURAL, TRAINER_CONTAINER
 from trainyard_api.protocol import Assignment, Termination
 
+from ..cluster.kubernetes import RESTARTS_IN_PLACE
 from ..cluster.protocol import Manifest
 from ..cluster.simulated import OVER, ApiServer, Name, to_second
 from .agents import Agent
@@ -25,6 +26,11 @@ NOT_READY_SECONDS = 50.0
 COLLECT_SECONDS = 1.0
 """From the end of an owner to the deletion of what it owned."""
 KILLED = 137
+LOST_POWER = 255
+"""What containers show that a kubelet finds dead after a boot."""
+BACK_OFF_SECONDS = 40.0
+REMOVED = {"exitCode": KILLED, "reason": "", "message": "The container is removed", "finishedAt": None}
+"""All that is shown of a container that is started again, a moment after its end."""
 
 
 @dataclass
@@ -48,6 +54,10 @@ class Container:
     started: str
     end: Manifest | None = None
     """The terminated state."""
+    restarts: int = 0
+    """How often the pod's container has been started again."""
+    restarting: bool = False
+    """It is about to be started again, by another one."""
     stopping: bool = False
     kill: asyncio.TimerHandle | None = None
 
@@ -65,6 +75,8 @@ class Nodes:
     pods_per_node: int
     on_lost: Callable[[Manifest], None]
     """Told of each pod that ends because its node was lost."""
+    restarts_in_place: bool = False
+    """Whether kubelets can start containers again by rules of their pods."""
     slow: float = 0.0
     """Chance that a pod's image must be pulled, for a minute."""
     nodes: list[Node] = field(default_factory=list)
@@ -74,6 +86,10 @@ class Nodes:
 
     def __post_init__(self) -> None:
         self.nodes = [Node(f"node-{number}") for number in range(self.count)]
+        features = [RESTARTS_IN_PLACE] if self.restarts_in_place else []
+        for node in self.nodes:
+            metadata = {"name": node.name, "namespace": ""}
+            self.server.add("nodes", {"metadata": metadata, "status": {"declaredFeatures": features}})
         self.server.watch("pods", self._pod_changed)
         self.server.watch(PLURAL, self._run_changed)
 
@@ -137,11 +153,15 @@ class Nodes:
             return
         number = next(self._addresses)
         address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-        started = to_second(self.now())
+        self._run(pod, node, address)
+
+    def _run(self, pod: Manifest, node: Node, address: str, restarts: int = 0) -> None:
+        """Start the container of a pod."""
+        name, uid, started = _name(pod), pod["metadata"]["uid"], to_second(self.now())
         agent = Agent(address, node, self.network, self.gang_of, partial(self._ended, uid), lambda: precise(self.now()))
-        self.containers[uid] = Container(name, uid, node, agent, started)
+        container = self.containers[uid] = Container(name, uid, node, agent, started, restarts=restarts)
         self._later(self.random.uniform(0.05, 0.5), self._serve, agent)
-        self._show(pod, "Running", address, {"running": {"startedAt": started}}, ready=True)
+        self._show(pod, "Running", container, {"running": {"startedAt": started}}, ready=True)
 
     def _serve(self, agent: Agent) -> None:
         if not agent.dead:
@@ -164,19 +184,53 @@ class Nodes:
         if pod is None:
             self.containers.pop(container.uid, None)
         elif container.node.connected and container.end:
+            if container.end["exitCode"] in _restarted_codes(pod):
+                self._begin_again(pod, container)
+                return
             phase = "Failed" if container.end["exitCode"] else "Succeeded"
             if pod["status"]["phase"] not in OVER:
-                pod = self._show(pod, phase, container.agent.address, {"terminated": container.end}, ready=False)
+                pod = self._show(pod, phase, container, {"terminated": container.end}, ready=False)
             if pod["metadata"].get("deletionTimestamp"):
                 self.server.remove("pods", container.name)
 
-    def _show(self, pod: Manifest, phase: str, address: str, state: Manifest, *, ready: bool) -> Manifest:
+    def _begin_again(self, pod: Manifest, container: Container) -> None:
+        """Show the end of a container for a moment, then that it is removed; start it again, now and then late."""
+        if container.restarting:
+            return
+        container.restarting = True
+        self._show(pod, "Running", container, {"terminated": container.end}, ready=False)
+        late = BACK_OFF_SECONDS if self.random.random() < self.slow else 0.0
+        self._later(0.05, self._remove, container, "CrashLoopBackOff" if late else "RestartingAllContainers")
+        self._later(late + self.random.uniform(0.2, 4), self._start_again, container)
+
+    def _remove(self, container: Container, reason: str) -> None:
+        if (pod := self._restarting(container)) and container.node.connected:
+            container.restarts += 1
+            self._show(pod, "Running", container, {"waiting": {"reason": reason}}, ready=False)
+
+    def _start_again(self, container: Container) -> None:
+        pod = self._restarting(container)
+        if pod and not container.node.connected:
+            self._later(5, self._start_again, container)
+        elif pod:
+            restarts = pod["status"]["containerStatuses"][0]["restartCount"]
+            self._run(pod, container.node, container.agent.address, restarts)
+
+    def _restarting(self, container: Container) -> Manifest | None:
+        """Its pod, if that is still to be started again."""
+        pod = self._current(container.name, container.uid)
+        deleted = pod is None or pod["metadata"].get("deletionTimestamp")
+        return None if deleted or self.containers.get(container.uid) is not container else pod
+
+    def _show(self, pod: Manifest, phase: str, container: Container, state: Manifest, *, ready: bool) -> Manifest:
+        last = {"terminated": REMOVED} if container.restarts else {}
+        shown = {"name": TRAINER_CONTAINER, "restartCount": container.restarts, "ready": ready, "state": state}
         kept = [each for each in pod["status"].get("conditions", ()) if each["type"] != "Ready"]
         status = {
             "phase": phase,
-            "podIP": address,
+            "podIP": container.agent.address,
             "conditions": [*kept, {"type": "Ready", "status": str(ready)}],
-            "containerStatuses": [{"name": TRAINER_CONTAINER, "restartCount": 0, "ready": ready, "state": state}],
+            "containerStatuses": [shown | {"lastState": last}],
         }
         return self.server.change("pods", _name(pod), status=status)
 
@@ -266,6 +320,8 @@ class Nodes:
                 if pod := self._current(container.name, container.uid):
                     self.on_lost(pod)
                 container.agent.kill()
+                if container.end:
+                    container.end["exitCode"] = LOST_POWER
             elif not container.end and (pod := self._current(container.name, container.uid)):
                 self._set_condition(pod, {"type": "Ready", "status": "True"})
             self._obey(container)
@@ -296,6 +352,14 @@ class Nodes:
 def precise(time: datetime) -> str:
     """A time as agents write it."""
     return time.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _restarted_codes(pod: Manifest) -> set[int]:
+    """With which a kubelet starts the container again."""
+    rules = [rule for each in pod["spec"]["containers"] for rule in each.get("restartPolicyRules", ())]
+    if pod["metadata"].get("deletionTimestamp") or pod["status"]["phase"] in OVER:
+        return set()
+    return {code for rule in rules for code in rule["exitCodes"]["values"]}
 
 
 def _host(agent: Agent) -> str:

@@ -92,6 +92,7 @@ class World:
             plan.nodes,
             plan.pods_per_node,
             lambda pod: self._injure(pod, "node loses power"),
+            plan.restarts_in_place,
             plan.slow_pods,
         )
         self.writes = 0

@@ -50,6 +50,22 @@ def test_a_run_made_anew_under_the_old_name_replaces_it_and_its_late_deletion_is
     assert store.run(KEY) == new
 
 
+def test_how_a_container_ended_is_kept_when_its_kubelet_has_started_another_one() -> None:
+    store, _, _ = a_store()
+    killed = ended(137, 1, reason="OOMKilled")["status"]["containerStatuses"][0]["state"]["terminated"]
+    gone = {"exitCode": 137, "finishedAt": None}
+
+    def end_before(number: int, **status: Any) -> Any:
+        store.put(version(pod(1, containerStatuses=[{"name": "trainer", **status}]), number))
+        return store.pods(KEY)[0]["status"]["containerStatuses"][0].get("lastState", {}).get("terminated")
+
+    assert end_before(8, restartCount=0, state={"terminated": killed}) is None
+    again = {"restartCount": 1, "lastState": {"terminated": gone}}
+    assert end_before(9, state={"waiting": {}}, **again) == killed
+    assert end_before(10, state={"running": {}}, **again) == killed
+    assert end_before(11, state={"running": {}}, **again | {"restartCount": 2}) == gone, "that end was not seen"
+
+
 def test_a_pods_event_wakes_its_run() -> None:
     store, woken, _ = a_store()
     store.put(pod(0))
