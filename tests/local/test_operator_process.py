@@ -38,7 +38,7 @@ class ApiServer:
             return web.json_response({"kind": "Status", "code": code, "message": "broken"}, status=code)
         if "watch" in request.query:
             return await self._watch(request)
-        if request.path.endswith(("/pods", "/trainingruns")):
+        if request.path.endswith(("/nodes", "/pods", "/trainingruns")):
             return web.json_response({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": []})
         return web.json_response(_discovery(request.path))
 

@@ -51,7 +51,7 @@ class TestSimulatedCluster(ApiServerContract):
 
 @pytest.mark.parametrize(
     ("nodes", "answer"),
-    [([True, True], True), ([True, False], False), ([True] * 150, True), ([True] * 150 + [False], False)],
+    [([], False), ([True, True], True), ([True, False], False), ([True] * 150, True), ([True] * 150 + [False], False)],
 )
 async def test_containers_are_started_again_in_place_where_all_nodes_declare_that_they_can(
     nodes: list[bool], answer: bool

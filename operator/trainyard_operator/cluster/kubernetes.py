@@ -192,16 +192,16 @@ class KubernetesCluster:
         """
         if self._namespaces:
             return False
+        node: Manifest | None = None
         try:
-            nodes = self._items("/api/v1/nodes", {"limit": str(NODES_PAGE)})
-            async for node in nodes:
+            async for node in self._items("/api/v1/nodes", {"limit": str(NODES_PAGE)}):
                 if RESTARTS_IN_PLACE not in node["status"].get("declaredFeatures", ()):
                     return False
         except ApiError as error:
             if error.code != FORBIDDEN:
                 raise
             return False
-        return True
+        return node is not None
 
     async def list_runs(self) -> list[Manifest]:
         """All runs in the namespaces that are watched."""
