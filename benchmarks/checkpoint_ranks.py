@@ -64,10 +64,10 @@ class Training:
         """A step as the pretrain stage does it. `save` after it, or not, or (None) when it is due by the clock."""
         my_loss = self.engine.gradients([self.batch])
         self.saving.before_update()
-        loss, busy, due, too_old = processes.add_up(my_loss, *self.saving.votes())
+        loss, busy, failed, due, too_old = processes.add_up(my_loss, *self.saving.votes())
         self.steps += 1
         self.engine.update(self.steps, loss, 1e-5)
-        self.saving.after_step(self.steps, busy, due if save is None else save, too_old)
+        self.saving.after_step(self.steps, busy, failed, due if save is None else save, too_old)
 
     def settle(self) -> None:
         """Train until no save is under way."""

@@ -2,12 +2,14 @@
 
     after a step     every rank takes a snapshot; the next step's update waits for what is not copied by then
     meanwhile        each rank's writer puts its shard on disk
-    after a step     all have: rank 0's writer gets the manifest and commits
+    after a step     all have: ranks begin to tell each other the digests
+    after a step     they have: rank 0's writer gets the manifest and commits
     after a step     it has: the checkpoint is reported
 
 Ranks must agree on each of these turns, and on whether a save that comes due can begin. For that nothing is sent of its
-own: every step sums its losses over the ranks anyhow, and three more numbers (`votes`) ride along. Only when all writers
-are done is there a collective, once a phase, for digests and failures.
+own: every step sums its losses over the ranks anyhow, and four more numbers (`votes`) ride along. Digests travel while the
+next step runs: waiting for them, and for ranks that come later out of an update, was four fifths of the stall. Only what
+a writer says that has failed is waited for.
 
 Memory is bounded: a save that comes due while the last one is under way is skipped, and counted. So a snapshot that is
 overwritten is never one that is being written, nor the last one that all ranks have whole.
@@ -29,15 +31,16 @@ from trainyard_api.status import CheckpointStatus
 
 from ..artifacts import settings_digest
 from ..engine.engine import Engine
-from ..engine.processes import add_up, gather
+from ..engine.processes import Gathering, add_up, gather
 from ..errors import PermanentError, RetryableError
 from .background import Answer, Writer
 from .failure import Failure, raise_any, told
-from .interval import FIRST_SECONDS, Cost, best_interval, between_failures
 from .memory import Neighbourhood, room
+from .pace import Pace
 from .snapshot import Snapshot, lay_out
 from .store import Checkpoints
 from .tensors import training_of
+from .written import Written, shard_file
 
 _PATIENCE_SECONDS = 3_600
 """How long the last save is waited for."""
@@ -59,6 +62,8 @@ class _Save:
     """Of the manifest."""
     answer: Answer | None = None
     """What this rank's writer said of the phase."""
+    digests: Gathering | None = None
+    """Of the shards, on their way, once they are written."""
 
 
 class Saving:
@@ -102,15 +107,10 @@ class Saving:
         self._trouble = ""
         self._abandoned: Name | None = None
         """The save that failed last, if none has succeeded since."""
-        self._auto = settings.every_seconds == "auto"
-        self._every = FIRST_SECONDS if settings.every_seconds == "auto" else settings.every_seconds
-        """Seconds from one save to the next."""
-        self._cost = Cost()
-        self._waited = 0.0
-        """By this step, for the snapshot."""
+        self._pace = Pace(settings, group)
         self._held_out_loss: dict[int, float] = {}
         """By step, of those that were validated."""
-        self._due_since = self._safe_since = self._began = self._step_began = self._left = time.monotonic()
+        self._safe_since = time.monotonic()
         self._say()
 
     def __enter__(self) -> "Saving":
@@ -124,19 +124,17 @@ class Saving:
         """Return when the state may change: it is copied, if it is being copied at all."""
         started = time.monotonic()
         self._snapshot.wait()
-        self._waited = time.monotonic() - started
+        self._pace.leave_out(started)
         if self._save:
-            self._save.stall_seconds += self._waited
+            self._save.stall_seconds += time.monotonic() - started
 
-    def votes(self) -> tuple[float, float, float]:
-        """What `after_step` wants to know of all ranks, summed: whether one is busy; and by rank 0's clock, whether a
-        save is due, and whether the newest checkpoint is too old.
+    def votes(self) -> tuple[float, float, float, float]:
+        """What `after_step` wants to know of all ranks, summed: whether one is busy, whether one's writer has failed; and by
+        rank 0's clock, whether a save is due, and whether the newest checkpoint is too old.
         """
         now, first = time.monotonic(), self._group.rank == 0
-        self._cost.step(now - self._step_began - self._waited, beside_a_save=self._save is not None)
-        self._step_began = now
-        due = self._every is not None and now >= self._due_since + self._every
-        return self._busy(), first and due, first and self._too_old(now)
+        self._pace.step(beside_a_save=self._save is not None)
+        return self._busy(), self._has_failed(), first and self._pace.is_due(), first and self._too_old(now)
 
     def _too_old(self, now: float) -> bool:
         """Whether the newest checkpoint is older than allowed, and that is not because a slow save has yet to end."""
@@ -145,11 +143,11 @@ class Saving:
             return False
         return bool(self._abandoned) or (self._save is not None and now >= self._save.started + limit)
 
-    def after_step(self, step: int, busy: float, due: float, too_old: float) -> None:
+    def after_step(self, step: int, busy: float, failed: float, due: float, too_old: float) -> None:
         """Take the turns that are due after `step`."""
         started = time.monotonic()
         if self._save and not busy:
-            self._turn(started)
+            self._turn(started, failed)
         elif too_old:
             raise PermanentError(
                 f"pretrain.checkpoint.maxAgeSeconds: the newest checkpoint is more than {self._settings.max_age_seconds} s "
@@ -157,20 +155,19 @@ class Saving:
             )
         interval = self._settings.steps_interval
         if due or (interval and step % interval == 0):
-            self._due_since = started
+            self._pace.begin()
             if self._save:
                 self._skipped += 1
                 self._trouble = self._not_saved(step)
                 self._say()
             else:
                 self._begin(step, started)
-        self._left = time.monotonic()
-        self._step_began += self._left - started
+        self._pace.leave_out(started)
 
     def validated(self, step: int, held_out_loss: float) -> None:
         """Take note, for the manifest, of the held-out loss after `step`, which is the last one."""
         self._held_out_loss[step] = held_out_loss
-        self._step_began += time.monotonic() - self._left
+        self._pace.leave_out()
 
     def commit(self, step: int) -> None:
         """Commit the state after `step`, the last one, and return when it is: an error is raised if it can't be.
@@ -194,8 +191,11 @@ class Saving:
         self._writer.revive()
         name = Name(step, self._attempt)
         self._save = _Save(name, started)
-        shard = f"rank-{self._group.rank:05}.safetensors"
-        command = {"write": [*name, shard], "instead_of": self._abandoned, "copy_to": self._copy_to(step)}
+        command = {
+            "write": [*name, shard_file(self._group.rank)],
+            "instead_of": self._abandoned,
+            "copy_to": self._copy_to(step),
+        }
         self._snapshot.begin(before=partial(self._outdated, step), then=partial(self._whole, step, command))
         self._save.stall_seconds = time.monotonic() - started
 
@@ -225,7 +225,8 @@ class Saving:
         while self._save:
             started = time.monotonic()
             self._busy(seconds=1)
-            busy, too_long = add_up(self._busy(), self._group.rank == 0 and started > until)
+            votes = self._busy(), self._has_failed(), self._group.rank == 0 and started > until
+            busy, failed, too_long = add_up(*votes)
             if busy:
                 if too_long:
                     text = f"storage has not taken step {self._save.name.step} within {_PATIENCE_SECONDS:,} s"
@@ -233,36 +234,51 @@ class Saving:
                 self._say()
                 self._save.stall_seconds += time.monotonic() - started
             else:
-                failures = self._turn(started)
+                failures = self._turn(started, failed)
         return failures
 
     def _busy(self, seconds: float = 0) -> bool:
-        """Whether this rank's writer has something to do; look for so long whether it ends."""
+        """Whether this rank has to wait for something of this phase; look for so long whether its writer ends."""
         save = self._save
         if not save or (save.shards and self._group.rank):
             return False
+        if save.digests:
+            return not save.digests.is_done()
         save.answer = save.answer or self._writer.answer(seconds)
         return not save.answer
 
-    def _turn(self, started: float) -> list[Failure | None]:
-        """All writers are done with their phase: go on to the next one. Returns the failures by rank, if there are any."""
-        assert self._save
-        answers = gather(self._save.answer)
-        self._uncopied += sum(each.copied is False for each in answers if each)
-        failures = [each.failure if each else None for each in answers]
-        if any(failures):
+    def _has_failed(self) -> bool:
+        """Whether this rank's writer has, in this phase."""
+        return bool(self._save and self._save.answer and self._save.answer.failure)
+
+    def _turn(self, started: float, failed: float) -> list[Failure | None]:
+        """All ranks are done with their phase: go on to the next one. Returns the failures by rank, if there are any."""
+        save = self._save
+        assert save
+        if failed:
+            failures = gather(save.answer.failure if save.answer else None)
             self._give_up(failures)
             return failures
-        if self._save.shards:
-            self._committed(started, answers[0])
+        if save.shards:
+            self._committed(started)
             return []
-        self._save.shards = tuple(each.shard for each in answers if each and each.shard)
-        self._save.answer = None
-        self._save.time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        if self._group.rank == 0:
-            self._writer.ask({"commit": self._commit(self._save)})
-        self._save.stall_seconds += time.monotonic() - started
+        if save.digests:
+            self._written(save, save.digests.wait())
+        else:
+            assert save.answer
+            save.digests = Gathering(Written.of(save.answer).packed())
+        save.stall_seconds += time.monotonic() - started
         return []
+
+    def _written(self, save: _Save, said: list[bytes]) -> None:
+        """All shards are: have rank 0's writer commit."""
+        written = [Written.read(each) for each in said]
+        self._uncopied += sum(each.uncopied for each in written)
+        save.shards = tuple(each.shard(rank) for rank, each in enumerate(written))
+        save.answer = save.digests = None
+        save.time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        if self._group.rank == 0:
+            self._writer.ask({"commit": self._commit(save)})
 
     def _commit(self, save: _Save) -> dict[str, object]:
         found = {"step": save.name.step, "time": save.time, "shards": list(save.shards)}
@@ -276,32 +292,23 @@ class Saving:
             "keep_best": self._settings.keep_best,
         }
 
-    def _committed(self, started: float, answer: Answer | None) -> None:
+    def _committed(self, started: float) -> None:
         assert self._save
-        assert answer
-        assert answer.committed
         save, self._save = self._save, None
         self._trouble, self._abandoned = "", None
         self._safe_since = save.started
         stall = save.stall_seconds + time.monotonic() - started
-        durable = answer.committed - save.started
-        self._choose_interval(self._cost.saved(stall), durable)
+        durable = (save.answer.committed if save.answer and save.answer.committed else started) - save.started
+        self._pace.saved(stall, durable)
         status = CheckpointStatus(
             step=save.name.step,
             uri=f"{self._uri}/{save.name}",
             time=save.time,
             stall_seconds=round(stall, 4),
             durable_seconds=round(durable, 3),
-            interval_seconds=round(self._every, 1) if self._auto and self._every else None,
+            interval_seconds=round(self._pace.chosen, 1) if self._pace.chosen else None,
         )
         self._say(status)
-
-    def _choose_interval(self, cost: float, durable: float) -> None:
-        if self._auto:
-            job = self._group.job
-            seconds = job.recovered_seconds + time.monotonic() - self._began
-            apart = between_failures(job.recoveries, seconds, self._group.world_size)
-            self._every = best_interval(cost, durable, apart)
 
     def _give_up(self, failures: list[Failure | None]) -> None:
         """Leave the save; a newer attempt, if that is why, ends this one."""
@@ -323,6 +330,6 @@ class Saving:
             "checkpoint_outlives_ranks": self._room.outlives,
             "checkpoint_copies_failed": self._uncopied,
         }
-        if self._auto and self._every:
-            gauges["checkpoint_interval_seconds"] = self._every
+        if self._pace.chosen:
+            gauges["checkpoint_interval_seconds"] = self._pace.chosen
         self._tell(checkpoint, self._trouble or self._room.trouble, gauges)

@@ -48,6 +48,24 @@ def gather(mine: T) -> list[T]:
     return values
 
 
+class Gathering:
+    """Equally many bytes of every rank on their way to all, while everyone goes on with something else. A collective."""
+
+    def __init__(self, mine: bytes) -> None:
+        sent = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
+        self._received = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
+        self._work = dist.all_gather(self._received, sent, async_op=True)
+
+    def is_done(self) -> bool:
+        """Whether everyone's have arrived here."""
+        return self._work.is_completed()
+
+    def wait(self) -> list[bytes]:
+        """Everyone's, by rank."""
+        self._work.wait()
+        return [each.numpy().tobytes() for each in self._received]
+
+
 def from_rank_0(value: T) -> T:
     """Rank 0's value, on every rank."""
     values = [value]
