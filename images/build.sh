@@ -18,15 +18,19 @@ fi
 
 megabytes() { echo $(($(docker image inspect -f '{{.Size}}' "$1") / 1000000)); }
 
-mkdir -p build && : > build/images.env
-for image in operator trainer; do
-  name=$registry/trainyard-$image
-  docker build -f "images/$image.Dockerfile" -t "$name:$version" .
+build() {
+  local name=$registry/trainyard-$1 content tag
+  docker build -f "images/$1.Dockerfile" -t "$name:$version" .
   content=$(docker image inspect -f '{{.Id}}' "$name:$version" | cut -c8-19)
   docker tag "$name:$version" "$name:$content"
   for tag in "$version" "$content"; do docker push -q "$name:$tag" >/dev/null; done
-  echo "${image^^}_IMAGE=$name:$content" >> build/images.env
-done
+  echo "${1^^}_IMAGE=$name:$content" >> build/images.env
+}
+
+mkdir -p build && : > build/images.env
+build operator > build/operator.log 2>&1 & beside=$!   # one downloads while the other installs
+build trainer
+wait $beside || { cat build/operator.log >&2; exit 1; }
 base=$(megabytes python:3.11-slim)
 for image in operator trainer; do
   size=$(megabytes "$registry/trainyard-$image:$version")

@@ -14,14 +14,16 @@ up() {
   for program in docker kind kubectl helm; do
     command -v $program >/dev/null || { echo "images/cluster.sh: $program is not on PATH; install it" >&2; exit 1; }
   done
-  images/build.sh
-  . build/images.env
-
   # Trainer pods run as a numeric user; on a hostPath volume nothing changes owners for them.
-  mkdir -p $storage/default && chmod 0777 $storage $storage/default
+  mkdir -p build $storage/default && chmod 0777 $storage $storage/default
+  created=
   if ! kind get clusters 2>/dev/null | grep -qx $cluster; then
-    kind create cluster --config kind-config.yaml ${KIND_NODE_IMAGE:+--image "$KIND_NODE_IMAGE"}
+    kind create cluster --config kind-config.yaml ${KIND_NODE_IMAGE:+--image "$KIND_NODE_IMAGE"} > build/kind.log 2>&1 &
+    created=$!   # while images are built
   fi
+  images/build.sh || { [ -z "$created" ] || wait $created; exit 1; }
+  . build/images.env
+  [ -z "$created" ] || wait $created || { cat build/kind.log >&2; exit 1; }
   kubectl="kubectl --context kind-$cluster"
 
   # To the nodes, localhost:5001 is the registry container, as https://kind.sigs.k8s.io/docs/user/local-registry/ says.
