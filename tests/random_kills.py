@@ -65,14 +65,14 @@ def random_kills(scratch: Path, kills: int, seed: int) -> Outcome:
     undisturbed, disturbed = scratch / "undisturbed", scratch / "disturbed"
     for folder in (undisturbed, disturbed):
         folder.mkdir()
-        write_run(folder, stages, recovery={"maxFailures": 100, "windowSeconds": 300})
+        write_run(folder, stages, recovery={"maxFailures": 100, "windowSeconds": 60})
     ended = trainyard(undisturbed, "run", "run.yaml", "--plain", seconds=DEADLINE + steps)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
     with running(disturbed) as process:
         eventually(lambda: stored(disturbed) and not nothing_lives(disturbed), 30, "the first process")
         killed = kill_at_random(disturbed, random.Random(seed), kills, steps)
-        assert process.wait(120) == 0, (disturbed / "output.txt").read_text()
+        assert process.wait(DEADLINE + steps) == 0, (disturbed / "output.txt").read_text()
 
     wanted, counted = range(steps * PRETRAIN["globalBatch"]), Counter(positions(disturbed))
     return Outcome(
