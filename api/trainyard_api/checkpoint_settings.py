@@ -10,6 +10,8 @@ from .quantity import Quantity
 
 DEFAULT_SAVE_STEPS = 100
 LONGEST_INTERVAL = 10_000_000
+RANK_SECONDS_TO_FAILURE = 8_000 * 3_600
+"""Before a run's first failure: Meta saw one in 7.9 h at 1,024 GPUs (Kokolis et al. 2024, arXiv 2410.21680)."""
 AUTO = "^auto$"
 """The pattern of a number that may also be chosen for the user."""
 

@@ -249,6 +249,20 @@ class Recovery(Reported):
     """Steps done before that had to be done again."""
 
 
+class PlanStatus(Reported):
+    """What a stage that trains was worked out to take before it began: `trainyard plan` shows it whole."""
+
+    parameters: int
+    flops_per_token: int
+    """To train on one token, forward and backward."""
+    rank_memory_bytes: int
+    """Of a rank on its device, at most."""
+    worker_memory_bytes: int
+    """Of a worker's own memory, at most."""
+    checkpoint_bytes: int
+    """Of one checkpoint, by all ranks together."""
+
+
 class StageStatus(Reported):
     """One stage of the run."""
 
@@ -258,6 +272,8 @@ class StageStatus(Reported):
     """URI of the folder that holds artifact.json."""
     digest: str | None = None
     metrics: dict[str, float] | None = None
+    plan: PlanStatus | None = None
+    """What it was worked out to take, from when it begins."""
     start_time: str | None = None
     end_time: str | None = None
 

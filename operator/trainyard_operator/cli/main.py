@@ -6,6 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+ASSUMED_MFU = 0.4
+"""Of a plan where nothing is measured: between what torchtitan and MPT's trainer publish for one node of H100s."""
+
 
 def main() -> None:
     """Run the verb that the command line names and exit with its code."""
@@ -42,6 +45,20 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     run.add_argument("file", type=Path, help="YAML file of the TrainingRun")
     run.add_argument("--fresh", action="store_true", help="discard an earlier run of that name and its artifacts")
     how_to_run(run)
+
+    plan = verb("plan", "plan:plan_command", "Work out what a TrainingRun will take, before anything runs.")
+    plan.add_argument("file", type=Path, help="YAML file of the TrainingRun")
+    plan.add_argument(
+        "--hardware", metavar="NAME", help="GPUs to run on (h100): those of api/trainyard_api/hardware.py"
+    )
+    plan.add_argument(
+        "--hardware-file", type=Path, metavar="YAML", help="more of them: name → bf16Flops, memory, watts, …"
+    )
+    plan.add_argument("--price", type=_amount, metavar="DOLLARS", help="of a GPU and hour")
+    plan.add_argument("--mfu", type=_share, default=ASSUMED_MFU, help="share of the peak that is achieved (0.4)")
+    plan.add_argument("--measured", metavar="RUN", help="take the speed that ten steps or more of this run have had")
+    plan.add_argument("--formulas", action="store_true", help="show them")
+    plan.add_argument("--json", action="store_true", help="all figures; bytes, seconds, joules, dollars")
 
     get = verb("get", "get:get_command", "Show runs.")
     get.add_argument("run", nargs="?", help="name of the run; all runs without it")
@@ -127,3 +144,19 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 on")
     return int(text)
+
+
+def _amount(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1
+    if not 0 <= amount < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: give an amount, 0 or more")
+    return amount
+
+
+def _share(text: str) -> float:
+    if not 0 < (share := _amount(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a share above 0, up to 1")
+    return share

@@ -2,7 +2,7 @@
 
 from trainyard_api.status import Phase, Reason, StageStatus, WorkersStatus
 
-from .decision import Decision, change
+from .decision import Decision, change, planned
 from .observation import Observation, format_time
 
 
@@ -21,7 +21,7 @@ def beginning(seen: Observation) -> Decision | None:
         attempt=seen.status.attempt + 1,
         start_time=now,
         stages=(
-            StageStatus(name=first.name, phase="Running", start_time=now),
+            StageStatus(name=first.name, phase="Running", start_time=now, plan=planned(seen.run.spec, first)),
             *(StageStatus(name=stage.name) for stage in others),
         ),
         workers=WorkersStatus(desired=seen.workers),

@@ -4,7 +4,7 @@ from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import Termination
 from trainyard_api.status import Phase, Reason, WorkersStatus
 
-from .decision import Decision, Event, change, shown, stage_status
+from .decision import Decision, Event, change, planned, shown, stage_status
 from .observation import Observation, format_time
 
 
@@ -46,7 +46,9 @@ def completing(seen: Observation) -> Decision | None:
         )
         return Decision(status, events=(event, Event("Normal", Reason.COMPLETED, status.message)))
     stage = next(stage for stage in seen.run.spec.stages if stage.name == following[0])
-    stages[stage.name] = stages[stage.name].model_copy(update={"phase": "Running", "start_time": now})
+    stages[stage.name] = stages[stage.name].model_copy(
+        update={"phase": "Running", "start_time": now, "plan": planned(seen.run.spec, stage)}
+    )
     status = change(
         seen,
         phase=Phase.PENDING,

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from trainyard_api.planning import plan_of
 from trainyard_api.protocol import Assignment
-from trainyard_api.status import Condition, Phase, Progress, Reason, StageStatus, Status
+from trainyard_api.run import Spec, Stage
+from trainyard_api.status import Condition, Phase, PlanStatus, Progress, Reason, StageStatus, Status
 
 from ..cluster.protocol import Manifest
 from .active import clocked
@@ -126,6 +128,12 @@ def shown(progress: Progress) -> Progress:
     """Progress as people read it: five significant digits. The full figures are in metrics.jsonl."""
     floats = {name: float(f"{value:.5g}") for name, value in progress if isinstance(value, float)}
     return progress.model_copy(update=floats)
+
+
+def planned(spec: Spec, stage: Stage) -> PlanStatus | None:
+    """What a stage that begins will take, where that can be known."""
+    plan = plan_of(spec, stage)
+    return plan.status() if plan else None
 
 
 def stage_status(seen: Observation, name: str) -> StageStatus:

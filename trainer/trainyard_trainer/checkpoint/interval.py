@@ -6,17 +6,17 @@ interval for restart dumps", adds terms for a C that is not small beside M. Here
 steps beside a save are slower by; up to C = M / 20 Young's interval costs within 1 % of the best by Daly's whole model, which
 a test holds it against. That a checkpoint is durable only some time later costs each interval the same, so it moves none.
 
-Nothing is known before the first save, so that one comes early and is measured. Before the first failure M is a guess: Meta
-saw one in 7.9 h at 1,024 GPUs (Kokolis et al. 2024, arXiv 2410.21680), 8,000 GPU-hours.
+Nothing is known before the first save, so that one comes early and is measured. Before the first failure M is a guess.
 """
 
 from collections import deque
 from math import sqrt
 from statistics import fmean
 
+from trainyard_api.checkpoint_settings import RANK_SECONDS_TO_FAILURE
+
 FIRST_SECONDS = 30.0
 LONGEST_SECONDS = 3_600.0
-RANK_SECONDS_TO_FAILURE = 8_000 * 3_600
 _STEPS, _SAVES = 50, 5
 """How many of the last ones a mean is taken over."""
 

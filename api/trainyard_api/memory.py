@@ -1,0 +1,199 @@
+"""The memory of one rank that trains, by what it is for: formulas, held against real processes by a test (within 15 %).
+
+What is there all the time: weights, gradients, fp32 masters, the two moments of Adam, buckets in which gradients are exchanged,
+snapshots. On top of that comes the larger of two peaks: where the backward pass begins (all activations and the loss), and
+the optimizer's update (its temporaries). P parameters, W ranks, e bytes an element (bf16 2, fp32 4), in bytes:
+
+                 ZeRO 0     1              2              3
+    weights      e·P        e·P            e·P            e·P/W, and what is gathered
+    gradients    4·P        e·P            e·P/W          e·P/W
+    masters      -          4·P/W          4·P/W          4·P/W
+    moments      8·P        8·P/W          8·P/W          8·P/W
+    buckets      -          e·bucket       e·bucket       e·bucket
+    update       see `_update`: AdamW's temporaries, on a GPU over all of the rank's elements at once
+    snapshot     12·P on rank 0 (ZeRO 0), else 12·P/W; twice that where the agent keeps two
+
+Activations are what transformers' layers keep for the backward pass in PyTorch's eager mode: `_layer`, element by element.
+Snapshots are in the memory of the host, and so is what DeepSpeed offloads; on a CPU all is.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .architecture import Architecture, Stack
+from .stages import PretrainStage
+
+DEFAULT_BUCKET = 500_000_000
+"""Elements that DeepSpeed reduces at once, where `reduce_bucket_size` doesn't say otherwise."""
+GATHERED = 1_000_000_000
+"""Parameters that ZeRO 3 keeps gathered at most (`stage3_max_live_parameters`)."""
+PROCESS_BYTES = 600 * 2**20
+"""Of a rank before it has a model: torch, DeepSpeed, transformers, and on a GPU as much there for the CUDA context."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a training is spread over ranks, and cut."""
+
+    ranks: int
+    micro_batch: int
+    sequence_length: int
+    zero: int = 0
+    bf16: bool = False
+    on_gpu: bool = False
+    recompute: bool = False
+    """Whether activations of a layer are computed again in the backward pass."""
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    bucket: int = DEFAULT_BUCKET
+    overlaps: bool = False
+    """Whether exchanging a bucket overlaps with filling the next one: two buckets, then."""
+    snapshot_slots: int = 1
+
+    @property
+    def element(self) -> int:
+        """Bytes of a weight as layers use it."""
+        return 2 if self.bf16 else 4
+
+    @property
+    def tokens(self) -> int:
+        """In one forward pass of a rank."""
+        return self.micro_batch * self.sequence_length
+
+
+def layout_of(stage: PretrainStage, ranks: int, *, on_gpu: bool, snapshot_slots: int = 1) -> Layout:
+    """As the stage's settings say. What DeepSpeed would refuse is taken as not given."""
+    zero = _object(stage.deepspeed.get("zero_optimization"))
+    number = zero.get("stage", 0)
+    number = number if number in (0, 1, 2, 3) else 0
+    return Layout(
+        ranks=ranks,
+        micro_batch=stage.micro_batch,
+        sequence_length=stage.sequence_length,
+        zero=number,
+        bf16=bool(_object(stage.deepspeed.get("bf16")).get("enabled")),
+        on_gpu=on_gpu,
+        offload_optimizer=_object(zero.get("offload_optimizer")).get("device") == "cpu",
+        offload_parameters=_object(zero.get("offload_param")).get("device") == "cpu",
+        bucket=int(zero.get("reduce_bucket_size", DEFAULT_BUCKET)),
+        overlaps=bool(zero.get("overlap_comm", number == 3)),
+        snapshot_slots=snapshot_slots,
+    )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank on its device."""
+
+    weights: int
+    gradients: int
+    masters: int
+    moments: int
+    buckets: int
+    activations: int
+    logits: int
+    """Of the loss and of what it hands back."""
+    update: int
+    snapshot: int
+    """0 where it is in another memory than the device's."""
+    host: int
+    """Of the host, for a rank on a GPU: snapshots, and what is offloaded."""
+
+    @property
+    def device(self) -> int:
+        """At most, at one moment: `update` and the pass come in turn."""
+        constant = self.weights + self.gradients + self.masters + self.moments + self.buckets + self.snapshot
+        return constant + max(self.activations + self.logits, self.update)
+
+    def parts(self) -> dict[str, int]:
+        """By name, those that are there."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name)}
+
+
+def memory_of_a_rank(model: Architecture, layout: Layout) -> Memory:
+    """Of rank 0, which holds most."""
+    count, element, zero = model.parameters, layout.element, layout.zero
+    own = -(-count // layout.ranks) if zero else count
+    masters, moments = (4 * own if zero else 0), 8 * own
+    gradients = {0: 4 * count, 1: element * count, 2: element * own, 3: element * own}[zero]
+    weights = element * (own + min(count, GATHERED) if zero == 3 else count)
+    host = 0
+    if layout.offload_optimizer and zero:
+        host += masters + moments + 4 * own
+        masters = moments = 0
+    if layout.offload_parameters and zero == 3:
+        host += element * own
+        weights -= element * own
+    snapshot = 12 * own * layout.snapshot_slots
+    memory = Memory(
+        weights=weights,
+        gradients=gradients,
+        masters=masters,
+        moments=moments,
+        buckets=_buckets(count, layout),
+        activations=_activations(model, layout),
+        logits=_logits(model, layout),
+        update=_update(model, own, layout),
+        snapshot=0,
+        host=host + snapshot,
+    )
+    if layout.on_gpu:
+        return memory
+    values = {field.name: getattr(memory, field.name) for field in fields(memory)}
+    return Memory(**{**values, "masters": masters + host, "snapshot": snapshot, "host": 0})
+
+
+def _buckets(count: int, layout: Layout) -> int:
+    """A GPU allocates a bucket whole; of a CPU's memory only what is written to counts."""
+    if not layout.zero:
+        return 0
+    elements = layout.bucket if layout.on_gpu else min(count, layout.bucket)
+    return layout.element * elements * (2 if layout.overlaps else 1)
+
+
+def _update(model: Architecture, own: int, layout: Layout) -> int:
+    """torch's AdamW on a GPU works on all tensors at once; on a CPU on one after the other, with ZeRO on all of a group's
+    elements in one tensor. In both cases there are two temporaries at a time.
+    """
+    if layout.offload_optimizer and layout.on_gpu:
+        return 0
+    largest = max(model.head, *(stack.hidden * stack.inner for stack in model.stacks))
+    at_once = own if layout.zero or layout.on_gpu else largest
+    return 2 * 4 * at_once
+
+
+def _activations(model: Architecture, layout: Layout) -> int:
+    """Kept from the forward pass until the backward pass comes to them, and what one layer needs then."""
+    layers = [_layer(stack, layout) for stack in model.stacks]
+    if layout.recompute:
+        kept = sum(stack.layers * stack.hidden * layout.element for stack in model.stacks) + max(layers)
+    else:
+        kept = sum(stack.layers * layer for stack, layer in zip(model.stacks, layers, strict=True))
+    last = _norm(model.stacks[-1], layout) * len(model.stacks)
+    return layout.tokens * (kept + last)
+
+
+def _norm(stack: Stack, layout: Layout) -> int:
+    """Bytes a token. An RMS norm keeps its input in fp32, normalised values and output; a layer norm input and output."""
+    if stack.norm == "layer":
+        return 2 * layout.element * stack.hidden
+    return (4 + 2 * layout.element) * stack.hidden
+
+
+def _layer(stack: Stack, layout: Layout) -> int:
+    """Bytes a token: norms, rotated queries and keys, values, what attention gives, and the feed-forward part."""
+    element = layout.element
+    attention = element * 2 * (stack.queries + stack.keys) + 4 * stack.heads
+    cross = 2 * attention if stack.cross else attention
+    inner = element * (4 if stack.gated else 5) * stack.inner
+    norms = 3 if stack.cross else 2
+    return norms * _norm(stack, layout) + cross + inner
+
+
+def _logits(model: Architecture, layout: Layout) -> int:
+    """Log-probabilities, and the gradients of these and of the logits, in fp32."""
+    return 12 * layout.tokens * model.vocabulary
+
+
+def _object(given: Any) -> dict[str, Any]:
+    return given if isinstance(given, dict) else {}
