@@ -6,12 +6,14 @@ Tokens of service accounts rotate, so each request carries what the token's file
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
 import kopf
+import yaml
 from aiohttp.client_middlewares import ClientHandlerType
 from yarl import URL
 
@@ -32,9 +34,21 @@ class AccessError(Exception):
 def find_connection() -> kopf.ConnectionInfo:
     """The service account of this pod, else the current context of the kubeconfig."""
     settings = kopf.OperatorSettings()
-    found = kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
+    try:
+        found = kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
+    except OSError as error:
+        raise AccessError(f"{error.filename}: {error.strerror}; set KUBECONFIG to a file that can be read") from None
+    except kopf.LoginError:
+        raise AccessError("the kubeconfig has no current context; `kubectl config use-context` sets one") from None
+    except KeyError as error:
+        raise AccessError(f"the kubeconfig names {error} and does not have it; correct its contexts") from None
+    except (AttributeError, TypeError, ValueError, yaml.YAMLError):
+        raise AccessError("what KUBECONFIG names is no kubeconfig; set it to one") from None
     if found is None:
         raise AccessError("no service account is mounted here and there is no kubeconfig; set KUBECONFIG to one")
+    for file in (found.ca_path, found.certificate_path, found.private_key_path):
+        if file and not os.access(file, os.R_OK):
+            raise AccessError(f"{os.fsdecode(file)}: can't be read; correct the kubeconfig that names it")
     return found
 
 
