@@ -19,6 +19,7 @@ from typing import Any
 
 from conditions import eventually
 from trainyard_api.protocol import AgentState, Assignment, Job, Termination
+from trainyard_api.tls import trusting
 
 DEADLINE = 60.0
 TOKEN = "a token that only this run's operator knows"
@@ -44,6 +45,9 @@ class AgentUnderTest:
     ) -> None:
         self.storage = storage
         self.address = next(addresses)
+        tls_file = variables.get("TRAINYARD_TLS_FILE")
+        self.trust = trusting(Path(tls_file).read_text()) if tls_file else None
+        """What this client trusts; None to speak plain HTTP."""
         self.termination_log = folder / "termination-log"
         modules = folder / "modules"
         modules.mkdir(parents=True)
@@ -76,9 +80,10 @@ class AgentUnderTest:
     ) -> tuple[int, str]:
         """Status code and body of the answer."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        request = urllib.request.Request(f"http://{self.address}:9400{path}", body, headers, method=method)
+        scheme = "https" if self.trust else "http"
+        request = urllib.request.Request(f"{scheme}://{self.address}:9400{path}", body, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+            with urllib.request.urlopen(request, timeout=DEADLINE, context=self.trust) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

@@ -141,13 +141,6 @@ class ClusterContract:
         for _ in range(2):
             await subject.cluster.post_event(run, "Warning", "Tested", "by a test")
 
-    async def test_tokens_are_the_runs_own_and_always_the_same(self, subject: Subject) -> None:
-        tokens = [subject.cluster.token(of) for of in ("one", "one", "other")]
-        assert tokens[0] == tokens[1] != tokens[2]
-
-    async def test_an_agent_answers_at_its_pods_address(self, subject: Subject) -> None:
-        assert subject.cluster.agent_url({"status": {"podIP": "10.0.0.7"}}) == "http://10.0.0.7:9400"
-
 
 class ApiServerContract(ClusterContract):
     """For clusters behind an API server, real or simulated: what our client and our policies lean on."""

@@ -14,6 +14,8 @@ LABEL_RUN = f"{GROUP}/run"
 LABEL_STAGE = f"{GROUP}/stage"
 LABEL_RANK = f"{GROUP}/rank"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_TLS = f"{GROUP}/tls"
+"""On pods, `true` where their agents serve HTTPS; the same on the Secret that they need for it."""
 ANNOTATION_EXCLUDED = f"{GROUP}/excluded-nodes"
 """On a pod: the nodes that it was made to keep off, with commas."""
 ANNOTATION_FORGIVEN = f"{GROUP}/forgiven-nodes"
@@ -25,6 +27,8 @@ MASTER_PORT = 29500
 TRAINER_CONTAINER = "trainer"
 STORAGE_MOUNT = "/storage"
 TOKEN_FILE = "/var/run/trainyard/token"  # noqa: S105 - where it lies, not what it says
+TLS_FILE = "/var/run/trainyard/tls.pem"
+"""Key and certificate of a run's agents, where they serve HTTPS."""
 TERMINATION_LOG = "/dev/termination-log"
 
 MAX_RUN_AND_STAGE = 50
@@ -35,12 +39,12 @@ def pod_name(run: str, stage: str, rank: int, attempt: int) -> str:
     return f"{run}-{stage}-{rank}-{attempt}"
 
 
-def secret_name(run: str, uid: str) -> str:
-    """The Secret that holds the bearer token of a run's agents, under the key `token`.
+def secret_name(run: str, uid: str, *, tls: bool = False) -> str:
+    """The Secret that holds the bearer token of a run's agents, under the key `token`; with TLS, `tls.pem` too.
 
     The start of the UID keeps a run apart from a deleted one of the same name.
     """
-    return f"{run}-{uid[:8]}"
+    return f"{run}-{uid[:8]}{'-tls' if tls else ''}"
 
 
 def artifact_uri(storage_uri: str, namespace: str, run: str, stage: str) -> str:

@@ -1,4 +1,4 @@
-"""What operator, agents and ranks say to each other.
+"""What operator, agents and ranks say to each other, over HTTP or HTTPS (tls.py).
 
 operator → agent    PUT /assignment   `Assignment`; the same again changes nothing, an older attempt gets 409
 operator ← agent    GET /state        `AgentState`; with ?since=VERSION&wait=SECONDS it answers when the state changes

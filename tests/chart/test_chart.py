@@ -9,6 +9,7 @@ from typing import Any
 import helm_python
 import pytest
 import yaml
+from trainyard_api.names import LABEL_TLS
 from trainyard_operator.cluster import leases
 from trainyard_operator.cluster.kubernetes import CLUSTER_VERBS, VERBS
 
@@ -23,6 +24,7 @@ REFUSED = {
     "a namespace that no cluster would have": ({"watchNamespaces": ["Team_A"]}, "watchNamespaces"),
     "a policy that isn't a pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
     "a string where a switch is meant": ({"crds": {"install": "false"}}, "install"),
+    "TLS that is neither on nor off": ({"agents": {"tls": "yes"}}, "tls"),
     "no operator at all": ({"replicas": 0}, "replicas"),
     "an interval without a unit": ({"monitoring": {"podMonitor": {"interval": "30"}}}, "interval"),
     "a memory limit that isn't a quantity": ({"resources": {"limits": {"memory": "lots"}}}, "memory"),
@@ -189,7 +191,22 @@ def test_monitors_find_the_operator_and_the_agents(tmp_path: Path) -> None:
     assert service["spec"]["selector"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
     (port,) = service["spec"]["ports"]
     assert service_monitor["spec"]["endpoints"][0]["port"] == port["name"]
-    assert pod_monitor["spec"]["podMetricsEndpoints"][0]["port"] == "agent"
+    (agents,) = pod_monitor["spec"]["podMetricsEndpoints"]
+    assert agents["port"] == "agent"
+    (scheme,) = agents["relabelings"]
+    label = re.sub(r"\W", "_", LABEL_TLS)
+    assert scheme == {
+        "sourceLabels": [f"__meta_kubernetes_pod_label_{label}"],
+        "regex": "true",
+        "targetLabel": "__scheme__",
+        "replacement": "https",
+    }
+
+
+@pytest.mark.parametrize(("tls", "said"), [(False, "off"), (True, "on")])
+def test_the_operator_is_told_whether_agents_serve_https(tls: bool, said: str) -> None:
+    (deployment,) = of_kind(render({"agents": {"tls": tls}}), "Deployment")
+    assert environment(deployment)["TRAINYARD_AGENT_TLS"] == said
 
 
 def test_the_dashboard_carries_the_label_that_grafana_looks_for() -> None:

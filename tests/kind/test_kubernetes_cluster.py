@@ -37,7 +37,7 @@ def access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Access:
 
 @pytest.fixture
 async def cluster(access: Access, namespace: Namespace) -> AsyncIterator[KubernetesCluster]:
-    made = KubernetesCluster(access, b"a key for tests", (namespace.name,))
+    made = KubernetesCluster(access, (namespace.name,))
     yield made
     await made.close()
 

@@ -14,6 +14,7 @@ from conditions import until
 from trainyard_api.names import AGENT_PORT, API_VERSION, KIND, LABEL_ATTEMPT, LABEL_RANK, LABEL_RUN, LABEL_STAGE
 from trainyard_api.run import TrainingRun
 from trainyard_operator.cluster import processes
+from trainyard_operator.cluster.agent_access import agent_url
 from trainyard_operator.cluster.home import HeldError, Home
 from trainyard_operator.cluster.local import LocalCluster
 from trainyard_operator.runtime.store import Store
@@ -111,7 +112,7 @@ async def test_a_pod_that_runs_has_an_address_a_node_and_is_ready(cluster: Local
     assert made["spec"]["nodeName"] == "local"
     assert state(store)["running"]["startedAt"].endswith("Z")
     assert {c["type"]: c["status"] for c in shown(store)["conditions"]}["Ready"] == "True"
-    assert cluster.agent_url(made) == f"http://{shown(store)['podIP']}:{AGENT_PORT}"
+    assert agent_url(made) == f"http://{shown(store)['podIP']}:{AGENT_PORT}"
 
 
 CODES = {
@@ -213,7 +214,7 @@ async def test_an_ended_pod_stays_until_it_is_deleted(cluster: LocalCluster, sto
 async def test_a_secret_is_closed_to_others_and_the_pod_finds_it(
     cluster: LocalCluster, store: WatchedStore, tmp_path: Path
 ) -> None:
-    token = cluster.token("11111111")
+    token = "a token"
     secret = {"kind": "Secret", "metadata": {"name": "tiny-1", "namespace": "default", "labels": {LABEL_RUN: "tiny"}}}
     await cluster.create({**secret, "stringData": {"token": token}})
     file = tmp_path / "runs/default/tiny/secrets/tiny-1/token"

@@ -34,6 +34,7 @@ from trainyard_api.status import Phase
 from trainyard_operator.cli.inputs import read_run_file
 from trainyard_operator.cli.local_run import LocalRun
 from trainyard_operator.cli.taking_up import new_run
+from trainyard_operator.cluster.agent_access import agent_url
 from trainyard_operator.cluster.home import Home
 
 
@@ -185,12 +186,18 @@ async def test_interrupted_it_saves_and_the_same_command_goes_on_to_the_same_wei
     assert weights(tmp_path) == weights(undisturbed)
 
 
-async def test_suspended_it_saves_and_resumed_it_goes_on_to_the_same_weights(undisturbed: Path, tmp_path: Path) -> None:
+async def test_suspended_it_saves_and_resumed_it_goes_on_to_the_same_weights_also_over_tls(
+    undisturbed: Path, tmp_path: Path
+) -> None:
     file = write_run(tmp_path, TRAINED)
-    local = LocalRun(Home(tmp_path / ".trainyard"), new_run(read_run_file(file, None)))
+    local = LocalRun(Home(tmp_path / ".trainyard"), new_run(read_run_file(file, None)), agent_tls=True)
     await local.start()
     try:
         await until(lambda: steps_done(tmp_path) >= 13, "13 steps", DEADLINE)
+        urls = [
+            agent_url(pod) for pod in local.store.pods(local.key) if pod["metadata"]["name"].startswith("tiny-base-")
+        ]
+        assert [url.partition(":")[0] for url in urls] == ["https", "https"]
         await local.cluster.change_spec(local.key, suspend=True)
         await until(lambda: local.status().phase == Phase.SUSPENDED, "the suspension", DEADLINE)
         assert nothing_lives(tmp_path)
@@ -207,6 +214,9 @@ async def test_suspended_it_saves_and_resumed_it_goes_on_to_the_same_weights(und
     assert ended.active_seconds > suspended.active_seconds > 0
     assert [row["step"] for row in metrics(tmp_path) if "loss" in row] == list(range(1, PRETRAIN["steps"] + 1))
     assert [each["reason"] for each in events(tmp_path)][1:3] == ["Suspended", "Resumed"]
+    logs = [file.read_text() for file in (tmp_path / ".trainyard/runs/default/tiny/logs").glob("tiny-base-*")]
+    assert len(logs) == 4
+    assert not any("no copy of this shard" in log for log in logs)
     assert weights(tmp_path) == weights(undisturbed)
 
 

@@ -98,10 +98,10 @@ def trainyard(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def scraping(binary: Path, folder: Path, operator_url: str, targets: Path) -> Iterator[str]:
+def scraping(binary: Path, folder: Path, operator_url: str, targets: Path, **of_agents: Any) -> Iterator[str]:
     """The server, as long as the context lasts; gives its URL. `targets` lists the agents, and may change."""
     url = f"http://127.0.0.1:{_free_port()}"
-    agents = {"job_name": "agents", "honor_labels": True, "file_sd_configs": [{"files": [str(targets)]}]}
+    agents = {"job_name": "agents", "honor_labels": True, "file_sd_configs": [{"files": [str(targets)]}], **of_agents}
     address = operator_url.removeprefix("http://")
     operator = {"job_name": "operator", "honor_labels": True, "static_configs": [{"targets": [address]}]}
     config = {"global": {"scrape_interval": "2s"}, "scrape_configs": [operator, agents]}

@@ -22,7 +22,7 @@ class TestSimulatedCluster(ApiServerContract):
     async def subject(self) -> AsyncIterator[Subject]:
         server = ApiServer(lambda: datetime.now(UTC))
         network = Network(NetworkFaults(seconds=0.0), random.Random(0), {SERVER: serving(server)})
-        cluster = KubernetesCluster(SimulatedAccess(network, "a test"), b"a key for tests")
+        cluster = KubernetesCluster(SimulatedAccess(network, "a test"))
         store = Store(lambda key: None, lambda: datetime.now(UTC))
         for plural in (PLURAL, "pods"):
             server.watch(plural, lambda event, it: store.remove(it) if event == "DELETED" else store.put(it))
@@ -63,6 +63,6 @@ async def test_containers_are_started_again_in_place_where_all_nodes_declare_tha
     network = Network(NetworkFaults(seconds=0.0), random.Random(0), {SERVER: serving(server)})
     access = SimulatedAccess(network, "a test")
     for namespaces, expected in (((), answer), (("team",), False)):
-        cluster = KubernetesCluster(access, b"a key for tests", namespaces)
+        cluster = KubernetesCluster(access, namespaces)
         assert await cluster.restarts_in_place() == expected
         await cluster.close()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from trainyard_api.status import FINISHED, Phase, Reason, Status
 
+from ..cluster.agent_access import AgentAccess
 from ..cluster.home import Home
 from ..cluster.local import LocalCluster
 from ..cluster.protocol import Manifest
@@ -26,7 +27,7 @@ IMAGE = "local"
 class LocalRun:
     """Drives one run from `start` to `stop`. All methods belong to one event loop."""
 
-    def __init__(self, home: Home, run: Manifest) -> None:
+    def __init__(self, home: Home, run: Manifest, *, agent_tls: bool = False) -> None:
         self.home = home
         self.key = run["metadata"]["namespace"], run["metadata"]["name"]
         self.metrics = Metrics()
@@ -34,12 +35,12 @@ class LocalRun:
         queue = WorkQueue()
         self.store = Store(queue.add, _now)
         self.cluster = LocalCluster(home, self.store)
-        self._agents = Agents(self.store, self.cluster, _now)
+        self._agents = Agents(self.store, AgentAccess(home.key()), _now)
         reconciler = Reconciler(
             self.store,
             self.cluster,
             self._agents,
-            Settings(trainer_image=IMAGE, excludes_nodes=False),
+            Settings(trainer_image=IMAGE, agent_tls=agent_tls, excludes_nodes=False),
             _now,
             on_status=lambda key, old, new: self.metrics.record_status(old, new),
         )

@@ -6,7 +6,6 @@ one merely keeps its own namespace's run from starting.
 
 import asyncio
 import hashlib
-import hmac
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -14,7 +13,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import aiohttp
-from trainyard_api.names import AGENT_PORT, API_VERSION, GROUP, KIND, LABEL_RUN, PLURAL
+from trainyard_api.names import API_VERSION, GROUP, KIND, LABEL_RUN, PLURAL
 from trainyard_api.run import TrainingRun
 
 from .access import Access, ApiError, read_object
@@ -61,14 +60,12 @@ class KubernetesCluster:
     def __init__(
         self,
         access: Access,
-        key: bytes,
         namespaces: tuple[str, ...] = (),
         pace: Pace | None = None,
         writing: Writing = nullcontext,
     ) -> None:
         self._server = access.server
         self._session = access.session()
-        self._key = key
         self._namespaces = namespaces
         self._pace = pace or Pace()
         self._writing = writing
@@ -81,15 +78,6 @@ class KubernetesCluster:
     def storage_uri(self, run: TrainingRun) -> str:
         """The run's storage as its pods see it: where a claim is given, it is mounted at the URI's path."""
         return run.spec.storage.uri
-
-    def agent_url(self, pod: Manifest) -> str:
-        """Where the pod's agent answers."""
-        address: str = pod["status"]["podIP"]
-        return f"http://[{address}]:{AGENT_PORT}" if ":" in address else f"http://{address}:{AGENT_PORT}"
-
-    def token(self, uid: str) -> str:
-        """The bearer token of a run's agents: HMAC-SHA256 of the run's UID under the operator's key."""
-        return hmac.new(self._key, uid.encode(), hashlib.sha256).hexdigest()
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Make a Pod or Secret; see the protocol. Raises GoneError if the namespace is gone."""

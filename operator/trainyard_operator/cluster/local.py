@@ -7,8 +7,6 @@ software that is installed here), a pod counts as ready when its process runs, e
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import os
 import shutil
 import sys
@@ -48,7 +46,6 @@ class LocalCluster:
     def __init__(self, home: Home, store: Store) -> None:
         self._home = home
         self._store = store
-        self._key = home.key()
         self._version = 0
         self._runs: dict[Key, Manifest] = {}
         self._pods: dict[Key, _Pod] = {}
@@ -82,14 +79,6 @@ class LocalCluster:
     def storage_uri(self, run: TrainingRun) -> str:
         """The run's storage as this machine sees it."""
         return self._home.storage_uri(run.spec.wire())
-
-    def agent_url(self, pod: Manifest) -> str:
-        """Where the pod's agent answers."""
-        return f"http://{pod['status']['podIP']}:{AGENT_PORT}"
-
-    def token(self, uid: str) -> str:
-        """The bearer token of a run's agents."""
-        return hmac.new(self._key, uid.encode(), hashlib.sha256).hexdigest()
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Make a Pod or Secret. One of that name and owner already is success; raises ConflictError otherwise."""

@@ -31,14 +31,6 @@ class Cluster(Protocol):
         """The run's storage as its pods see it."""
         ...
 
-    def agent_url(self, pod: Manifest) -> str:
-        """Where the pod's agent answers, e.g. http://10.0.0.7:9400."""
-        ...
-
-    def token(self, uid: str) -> str:
-        """The bearer token of a run's agents, derived from the operator's key and the run's UID."""
-        ...
-
     async def create(self, manifest: Manifest) -> Manifest:
         """Make a Pod or Secret. One of that name that has our owner already is success; raises ConflictError otherwise.
 

@@ -15,8 +15,10 @@ from trainyard_api.names import (
     LABEL_RANK,
     LABEL_RUN,
     LABEL_STAGE,
+    LABEL_TLS,
     MANAGED_BY,
     MASTER_PORT,
+    TLS_FILE,
     TOKEN_FILE,
     TRAINER_CONTAINER,
     artifact_uri,
@@ -90,16 +92,16 @@ def _recovered_seconds(status: Status) -> float:
 
 
 def secret_manifest(seen: Observation) -> Manifest:
-    """The Secret of the agents' token, still without it: deciding knows no secrets."""
-    metadata = seen.run.metadata
+    """The Secret of the agents, still empty: deciding knows no secrets."""
+    metadata, tls = seen.run.metadata, _speaks_tls(seen)
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "Opaque",
         "metadata": {
-            "name": secret_name(metadata.name, metadata.uid),
+            "name": secret_name(metadata.name, metadata.uid, tls=tls),
             "namespace": metadata.namespace,
-            "labels": {**MANAGED_BY, LABEL_RUN: metadata.name},
+            "labels": {**MANAGED_BY, LABEL_RUN: metadata.name, **_tls_label(tls)},
             "ownerReferences": _owners(seen),
         },
     }
@@ -111,6 +113,8 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
     namespace, name = run.key
     resources = run.spec.stage_resources(stage)
     labels = {LABEL_RUN: name, LABEL_STAGE: stage.name, LABEL_RANK: str(worker), LABEL_ATTEMPT: str(attempt)}
+    tls = _speaks_tls(seen)
+    labels |= _tls_label(tls)
     pod = pod_name(name, stage.name, worker, attempt)
     grace = grace_seconds(seen)
     environment = {
@@ -123,6 +127,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
         "TRAINYARD_MASTER_PORT": str(MASTER_PORT),
         "TRAINYARD_GRACE_SECONDS": str(grace),
         "OMP_NUM_THREADS": str(_threads(resources)),
+        **({"TRAINYARD_TLS_FILE": TLS_FILE} if tls else {}),
         **SCRATCH,
     }
     mounts = [
@@ -140,7 +145,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
         "resources": _container_resources(resources),
         # Unready within 5 s of its agent's silence: it is the agent then, not the node.
         "readinessProbe": {
-            "httpGet": {"path": "/healthz", "port": "agent"},
+            "httpGet": {"path": "/healthz", "port": "agent", "scheme": "HTTPS" if tls else "HTTP"},
             "periodSeconds": 2,
             "failureThreshold": 2,
         },
@@ -149,7 +154,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
     volumes: list[dict[str, Any]] = [
         {
             "name": "token",
-            "secret": {"secretName": secret_name(name, run.metadata.uid), "defaultMode": 0o440},
+            "secret": {"secretName": secret_name(name, run.metadata.uid, tls=tls), "defaultMode": 0o440},
         },
         {"name": "scratch", "emptyDir": {}},
         {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
@@ -209,6 +214,18 @@ def _protect(seen: Observation, pod: Manifest, labels: dict[str, str]) -> Manife
         if seen.restarts_in_place and container["name"] == TRAINER_CONTAINER:
             container |= {"restartPolicy": "Never", "restartPolicyRules": RULES}
     return pod
+
+
+def _speaks_tls(seen: Observation) -> bool:
+    """Whether the group's agents serve HTTPS, all of them or none, for each tells others as it is told itself: a change of
+    the setting is for the next whole group.
+    """
+    there = [pod for pod in seen.group.values() if seen.stays(pod)]
+    return there[0].tls if there else seen.settings.agent_tls
+
+
+def _tls_label(tls: bool) -> dict[str, str]:
+    return {LABEL_TLS: str(tls).lower()}
 
 
 def _owners(seen: Observation) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from trainyard_api.protocol import AgentState, PeerState, Termination
 from trainyard_api.run import Metadata, Stage, TrainingRun
 from trainyard_api.status import CheckpointStatus, ExcludedNode, Phase, Progress, Reason, Status
 
+from ..cluster.agent_access import speaks_tls
 from ..cluster.protocol import Manifest
 from .container import Ended, read_container
 
@@ -35,6 +36,8 @@ class Settings:
 
     trainer_image: str
     image_pull_policy: str = "IfNotPresent"
+    agent_tls: bool = False
+    """Whether agents of groups that begin now serve HTTPS."""
     excludes_nodes: bool = True
     """Whether there are others that pods can go to."""
 
@@ -53,6 +56,8 @@ class Pod:
     ip: str
     phase: str
     """The kubelet's word, but Pending as well while a container that was there is about to be started again."""
+    tls: bool
+    """Whether its agent serves HTTPS."""
     excluded: tuple[str, ...]
     """Nodes that it was made to keep off."""
     unschedulable: str
@@ -303,6 +308,7 @@ def read_pod(
         worker=int(labels[LABEL_RANK]),
         attempt=int(labels[LABEL_ATTEMPT]),
         node=node,
+        tls=speaks_tls(manifest),
         excluded=tuple(filter(None, metadata.get("annotations", {}).get(ANNOTATION_EXCLUDED, "").split(","))),
         ip=status.get("podIP", ""),
         phase="Pending" if container.absent else status.get("phase", "Pending"),

@@ -11,8 +11,9 @@ from datetime import datetime
 import aiohttp
 from trainyard_api.protocol import SILENT_SECONDS, AgentState, Assignment
 
+from ..cluster.agent_access import AgentAccess, agent_url
 from ..cluster.gate import Writing
-from ..cluster.protocol import Cluster, Manifest
+from ..cluster.protocol import Manifest
 from ..decide.observation import Pod
 from .store import Key, Store
 
@@ -38,13 +39,13 @@ class Agents:
     def __init__(
         self,
         store: Store,
-        cluster: Cluster,
+        access: AgentAccess,
         now: Callable[[], datetime],
         writing: Writing = nullcontext,
         session: Callable[[], aiohttp.ClientSession] = aiohttp.ClientSession,
     ) -> None:
+        self.access = access
         self._store = store
-        self._cluster = cluster
         self._now = now
         self._writing = writing
         self._new_session = session
@@ -53,13 +54,13 @@ class Agents:
 
     async def assign(self, pod: Manifest, run_uid: str, assignment: Assignment) -> None:
         """PUT the assignment. Saying it twice is harmless. Raises AgentError."""
-        url = f"{self._cluster.agent_url(pod)}/assignment"
+        url = f"{agent_url(pod)}/assignment"
         body = assignment.wire()
         try:
             timeout = aiohttp.ClientTimeout(CALL_SECONDS)
             async with (
                 self._writing(),
-                self._http().put(url, json=body, headers=self._headers(run_uid), timeout=timeout) as answer,
+                self._http().put(url, json=body, timeout=timeout, **self.access.request(pod, run_uid)) as answer,
             ):
                 if answer.status != 200:
                     raise AgentError(f"{url}: {answer.status} {(await answer.text())[:500]}")
@@ -106,14 +107,14 @@ class Agents:
     async def _poll(self, key: Key, pod: Manifest) -> None:
         uid = pod["metadata"]["uid"]
         run = self._store.run(key)
-        url = f"{self._cluster.agent_url(pod)}/state"
-        headers = self._headers(run["metadata"]["uid"] if run else "")
+        url = f"{agent_url(pod)}/state"
+        known_by = self.access.request(pod, run["metadata"]["uid"] if run else "")
         version, heard, missed = -1, self._now(), 0
         while any(_is_running(known) for known in self._store.pods(key) if known["metadata"]["uid"] == uid):
             wait, seconds = (0, LAST_CALL_SECONDS) if missed else (POLL_SECONDS, POLL_SECONDS + CALL_SECONDS)
             query, timeout = {"since": str(version), "wait": str(wait)}, aiohttp.ClientTimeout(seconds)
             try:
-                async with self._http().get(url, params=query, headers=headers, timeout=timeout) as answer:
+                async with self._http().get(url, params=query, timeout=timeout, **known_by) as answer:
                     if answer.status == 200:
                         state = AgentState.model_validate_json(await answer.read())
                         version, heard, missed = state.version, self._now(), 0
@@ -125,9 +126,6 @@ class Agents:
                 if missed > 1 and (self._now() - heard).total_seconds() >= SILENT_SECONDS:
                     self._store.put_silence(key, uid, heard)
             await asyncio.sleep(PAUSE_SECONDS)
-
-    def _headers(self, run_uid: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._cluster.token(run_uid)}"}
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:

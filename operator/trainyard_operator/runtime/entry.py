@@ -22,6 +22,7 @@ from pathlib import Path
 from yarl import URL
 
 from ..cluster.access import Access, find_connection
+from ..cluster.agent_access import AgentAccess
 from ..cluster.gate import WriteGate
 from ..cluster.kubernetes import KubernetesCluster
 from ..cluster.leases import Lease
@@ -51,6 +52,7 @@ class Options:
 
     trainer_image: str
     key: bytes
+    agent_tls: bool
     namespaces: tuple[str, ...]
     lease_namespace: str
     lease_name: str
@@ -89,6 +91,7 @@ def read_options(arguments: list[str]) -> Options:
 
     flag("--trainer-image", "TRAINYARD_TRAINER_IMAGE", "", "image of runs that name none")
     flag("--key-file", "TRAINYARD_KEY_FILE", "", "file with the secret that tokens of agents are derived from")
+    flag("--agent-tls", "TRAINYARD_AGENT_TLS", "off", "on: agents of groups that begin from now on serve HTTPS")
     flag("--watch-namespaces", "TRAINYARD_WATCH_NAMESPACES", "", "comma-separated; empty watches all")
     flag(
         "--lease-namespace", "TRAINYARD_LEASE_NAMESPACE", "", "where the Lease is; empty: the pod's, or context's, own"
@@ -103,6 +106,8 @@ def read_options(arguments: list[str]) -> Options:
         parser.error("--trainer-image is empty; name the image that runs without spec.image are to use")
     if given.log_level not in ("debug", "info", "warning", "error"):
         parser.error(f"--log-level is {given.log_level!r}; use debug, info, warning or error")
+    if given.agent_tls not in ("on", "off"):
+        parser.error(f"--agent-tls is {given.agent_tls!r}; use on or off")
     if not given.port.isdigit():
         parser.error(f"--port is {given.port!r}; use a number")
     try:
@@ -115,6 +120,7 @@ def read_options(arguments: list[str]) -> Options:
     return Options(
         trainer_image=given.trainer_image,
         key=key,
+        agent_tls=given.agent_tls == "on",
         namespaces=namespaces,
         lease_namespace=given.lease_namespace,
         lease_name=given.lease_name,
@@ -159,13 +165,13 @@ async def _work(options: Options, stop: asyncio.Event) -> None:
     connection = find_connection()
     access = Access(connection, answered)
     async with AsyncExitStack() as open_things:
-        cluster = KubernetesCluster(access, options.key, options.namespaces, writing=gate.writing)
+        cluster = KubernetesCluster(access, options.namespaces, writing=gate.writing)
         open_things.push_async_callback(cluster.close)
         lease = Lease(access, options.lease_namespace or connection.default_namespace or "default", options.lease_name)
         open_things.push_async_callback(lease.close)
         leadership = Leadership(lease, options.identity, gate)
         store = Store(lambda key: queue.add(key) if leadership.leads else None, _now)
-        agents = Agents(store, cluster, _now, gate.writing)
+        agents = Agents(store, AgentAccess(options.key), _now, gate.writing)
         open_things.push_async_callback(agents.close)
         metrics.show_queue(queue)
         metrics.show_runs(lambda: store.runs() if leadership.leads else [], _now)
@@ -183,7 +189,7 @@ async def _work(options: Options, stop: asyncio.Event) -> None:
                     store,
                     cluster,
                     agents,
-                    Settings(trainer_image=options.trainer_image),
+                    Settings(trainer_image=options.trainer_image, agent_tls=options.agent_tls),
                     _now,
                     on_status=lambda key, old, new: metrics.record_status(old, new),
                 )

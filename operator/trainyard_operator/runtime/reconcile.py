@@ -12,6 +12,7 @@ from datetime import datetime
 from trainyard_api.run import Metadata, TrainingRun
 from trainyard_api.status import FINISHED, Status
 
+from ..cluster.agent_access import speaks_tls
 from ..cluster.pace import progress_seconds
 from ..cluster.protocol import Cluster, ConflictError, GoneError, Manifest, RefusedError
 from ..decide.decide import decide
@@ -152,7 +153,8 @@ class Reconciler:
         async with self._limit:
             match action:
                 case CreateSecret(manifest):
-                    await self._cluster.create({**manifest, "stringData": {"token": self._cluster.token(uid)}})
+                    content = self._agents.access.secret(uid, tls=speaks_tls(manifest))
+                    await self._cluster.create({**manifest, "stringData": content})
                 case CreatePod(manifest):
                     self._store.put(await self._cluster.create(manifest))
                 case DeletePod(pod, grace_seconds):

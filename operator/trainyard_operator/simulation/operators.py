@@ -16,6 +16,7 @@ import aiohttp
 from trainyard_api.names import PLURAL
 
 from ..cluster.access import Access, ApiError
+from ..cluster.agent_access import AgentAccess
 from ..cluster.kubernetes import KubernetesCluster, slim_run
 from ..cluster.protocol import GoneError, Manifest
 from ..cluster.simulated import ApiServer
@@ -79,9 +80,9 @@ class Operator:
         access = SimulatedAccess(network, name)
         self.queue = WorkQueue(jitter=random.random)
         self.store = Store(self.queue.add, self.now)
-        self.cluster = KubernetesCluster(cast("Access", access), KEY)
+        self.cluster = KubernetesCluster(cast("Access", access))
         session = cast("Callable[[], aiohttp.ClientSession]", access.session)
-        self._agents = Agents(self.store, self.cluster, self.now, session=session)
+        self._agents = Agents(self.store, AgentAccess(KEY), self.now, session=session)
         self._watches = [Watch(self, server, plural, random, faults) for plural in (PLURAL, "pods")]
         self._task = asyncio.create_task(self._run(), name=name)
 

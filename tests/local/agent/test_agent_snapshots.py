@@ -83,12 +83,11 @@ os.kill(os.getpid(), 9)
     assert second["held"][2][4] == 1
 
 
-def test_ranks_know_where_their_agent_and_the_others_are(agent):
+def test_ranks_know_where_the_agents_are(agent):
     shown = "{name: os.environ[name] for name in os.environ if name.startswith('TRAINYARD_')}"
     agent.assign(f"import json, os\nprint(json.dumps({shown}))", workers=2)
     assert agent.end() == 0
     [variables] = agent.said()
-    assert variables["TRAINYARD_AGENT_URL"] == f"http://{agent.address}:9400"
     assert variables["TRAINYARD_ADDRESSES"] == f'["{agent.address}", "{agent.address}"]'
     assert Path(variables["TRAINYARD_TOKEN_FILE"]).read_text() == TOKEN
 

@@ -11,6 +11,7 @@ from aiohttp import web
 from builders import manifest
 from trainyard_api.protocol import Assignment
 from trainyard_operator.cluster.access import Access
+from trainyard_operator.cluster.agent_access import AgentAccess
 from trainyard_operator.cluster.gate import NotLeaderError, WriteGate
 from trainyard_operator.cluster.kubernetes import KubernetesCluster
 from trainyard_operator.cluster.pace import Pace
@@ -57,7 +58,7 @@ async def gated(gate: WriteGate, server: Answering, pace: Pace | None = None) ->
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     connection = kopf.ConnectionInfo(server=f"http://127.0.0.1:{runner.addresses[0][1]}")
     access = Access(connection, lambda method, url, code: None)
-    cluster = KubernetesCluster(access, b"key", pace=pace, writing=gate.writing)
+    cluster = KubernetesCluster(access, pace=pace, writing=gate.writing)
     try:
         yield cluster
     finally:
@@ -82,13 +83,12 @@ async def test_is_done_by_the_leader_alone(change: Callable[[KubernetesCluster],
 
 
 async def test_an_assignment_is_made_by_the_leader_alone():
-    gate, server = WriteGate(), Answering()
+    gate = WriteGate()
     store = Store(lambda key: None, lambda: None)
-    async with gated(gate, server) as cluster:
-        agents = Agents(store, cluster, lambda: None, gate.writing)
-        with pytest.raises(NotLeaderError):
-            await agents.assign(POD, "u", Assignment.model_construct())
-        await agents.close()
+    agents = Agents(store, AgentAccess(b"key"), lambda: None, gate.writing)
+    with pytest.raises(NotLeaderError):
+        await agents.assign(POD, "u", Assignment.model_construct())
+    await agents.close()
 
 
 async def test_everyone_may_read():

@@ -45,7 +45,7 @@ async def answering(
     token_file = tmp_path / "token"
     token_file.write_text(token)
     connection = kopf.ConnectionInfo(server=f"http://127.0.0.1:{runner.addresses[0][1]}")
-    cluster = KubernetesCluster(Access(connection, count, token_file), key=b"key")
+    cluster = KubernetesCluster(Access(connection, count, token_file))
     try:
         yield cluster, counted, asked
     finally:

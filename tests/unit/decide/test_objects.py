@@ -1,10 +1,16 @@
 """Pods as they are made: hardened, owned, labelled, and open to a template only where it can't hurt the node."""
 
-from builders import UID, a_run, manifest
-from trainyard_api.names import LABEL_ATTEMPT
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from builders import UID, a_run, deleting, ended, manifest
+from builders import pod as a_pod
+from trainyard_api.names import LABEL_ATTEMPT, LABEL_TLS
 from trainyard_api.status import Phase
-from trainyard_operator.decide.objects import job_of, pod_manifest
-from trainyard_operator.decide.observation import Observation
+from trainyard_operator.cluster.agent_access import speaks_tls
+from trainyard_operator.decide.objects import job_of, pod_manifest, secret_manifest
+from trainyard_operator.decide.observation import Observation, Settings
 from trainyard_operator.decide.template import merge
 
 
@@ -25,6 +31,36 @@ def test_a_pod_holds_no_credentials_and_can_not_touch_its_node() -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def speaking(pod: dict[str, Any]) -> dict[str, Any]:
+    """The pod as one whose agent serves HTTPS."""
+    labels = {**pod["metadata"]["labels"], LABEL_TLS: "true"}
+    return {**pod, "metadata": {**pod["metadata"], "labels": labels}}
+
+
+TLS = {
+    "a group that begins does as the setting says": ((), True, True),
+    "not where it is off": ((), False, False),
+    "a pod that is made anew does as those that stay, whatever the setting says by now": ((a_pod(0),), True, False),
+    "the same the other way round": ((speaking(a_pod(0)),), False, True),
+    "those of another stage don't count": ((a_pod(0, "corpus", attempt=1),), True, True),
+    "nor those that go": ((deleting(a_pod(0)), ended(1, 1)), True, True),
+}
+
+
+@pytest.mark.parametrize(("pods", "setting", "tls"), TLS.values(), ids=TLS)
+def test_a_group_serves_https_all_of_it_or_none(pods: tuple[dict[str, Any], ...], setting: bool, tls: bool) -> None:
+    at = a_run(template={"metadata": {"labels": {LABEL_TLS: "maybe"}}}).in_stage(phase=Phase.PENDING).with_pods(*pods)
+    observed = replace(at.seen(), settings=Settings(trainer_image="trainer:1", agent_tls=setting))
+    made, secret = pod_manifest(observed, 1), secret_manifest(observed)
+    trainer = made["spec"]["containers"][0]
+    (volume,) = [volume for volume in made["spec"]["volumes"] if volume["name"] == "token"]
+    assert speaks_tls(made) == speaks_tls(secret) == tls
+    assert trainer["readinessProbe"]["httpGet"]["scheme"] == ("HTTPS" if tls else "HTTP")
+    named = {"name": "TRAINYARD_TLS_FILE", "value": "/var/run/trainyard/tls.pem"}
+    assert (named in trainer["env"]) == tls
+    assert volume["secret"]["secretName"] == secret["metadata"]["name"] == f"tiny-{UID[:8]}{'-tls' if tls else ''}"
 
 
 def test_a_template_adds_to_our_container_and_brings_sidecars_but_protection_stays() -> None:

@@ -18,12 +18,14 @@ def key_file(tmp_path: Path) -> Path:
 def test_flags_are_taken_from_the_environment(key_file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TRAINYARD_TRAINER_IMAGE", "registry/trainer:1")
     monkeypatch.setenv("TRAINYARD_KEY_FILE", str(key_file))
+    monkeypatch.setenv("TRAINYARD_AGENT_TLS", "on")
     monkeypatch.setenv("TRAINYARD_WATCH_NAMESPACES", "team-a, team-b")
     monkeypatch.setenv("TRAINYARD_LEASE_NAMESPACE", "system")
     monkeypatch.setenv("POD_NAME", "trainyard-1")
     assert read_options([]) == Options(
         trainer_image="registry/trainer:1",
         key=KEY,
+        agent_tls=True,
         namespaces=("team-a", "team-b"),
         lease_namespace="system",
         lease_name="trainyard",
@@ -47,6 +49,7 @@ MISTAKES = {
     "no key": ({"--key-file": ""}, "--key-file must name a file"),
     "a key file that isn't there": ({"--key-file": "/not/there"}, "--key-file can't be read"),
     "a key that can be guessed": ({"--key-file": "/dev/null"}, "at least 16 bytes"),
+    "TLS that is neither on nor off": ({"--agent-tls": "true"}, "--agent-tls is 'true'; use on or off"),
     "a port that is no number": ({"--port": "http"}, "--port is 'http'; use a number"),
     "an unknown log level": ({"--log-level": "loud"}, "use debug, info, warning or error"),
 }

@@ -114,7 +114,7 @@ class Candidate(Thread):
         access = Access(kopf.ConnectionInfo(server=server.url), lambda method, url, code: None)
         self.gate = WriteGate()
         self.lease = Lease(access, "system", "trainyard")
-        self.cluster = KubernetesCluster(access, b"key", writing=self.gate.writing)
+        self.cluster = KubernetesCluster(access, writing=self.gate.writing)
         self.leadership = Leadership(self.lease, self.name, self.gate)
 
     async def _lead(self) -> None:

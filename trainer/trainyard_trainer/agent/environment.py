@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from trainyard_api.names import AGENT_PORT, MASTER_PORT, TERMINATION_LOG, TOKEN_FILE
+from trainyard_api.names import MASTER_PORT, TERMINATION_LOG, TOKEN_FILE
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Environment:
     bind: str
     """Address to listen on."""
     token_file: Path
+    tls_file: Path | None
+    """Key and certificate of this run's agents; None where they speak plain HTTP."""
     master_port: int
     """Port for rank 0 to be found on; 0 to pick a free one."""
     termination_log: Path
@@ -33,17 +35,13 @@ class Environment:
         return cls(
             bind=variables.get("TRAINYARD_BIND", "0.0.0.0"),  # noqa: S104 a pod has one address, its own
             token_file=Path(variables.get("TRAINYARD_TOKEN_FILE", TOKEN_FILE)),
+            tls_file=Path(file) if (file := variables.get("TRAINYARD_TLS_FILE")) else None,
             master_port=int(variables.get("TRAINYARD_MASTER_PORT", MASTER_PORT)),
             termination_log=Path(variables.get("TRAINYARD_TERMINATION_LOG", TERMINATION_LOG)),
             grace_seconds=float(variables.get("TRAINYARD_GRACE_SECONDS", 60)),
             kind=variables.get("TRAINYARD_KIND", ""),
             labels={name: variables.get(f"TRAINYARD_{name.upper()}", "") for name in ("namespace", "run", "stage")},
         )
-
-    @property
-    def url(self) -> str:
-        """Where this agent answers its own ranks."""
-        return f"http://{'127.0.0.1' if ip_address(self.bind).is_unspecified else self.bind}:{AGENT_PORT}"
 
     @property
     def on_loopback(self) -> bool:

@@ -6,6 +6,7 @@ answer is one to us.
 """
 
 import asyncio
+import ssl
 
 import aiohttp
 from trainyard_api.names import AGENT_PORT
@@ -19,19 +20,24 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 """Before it is said again."""
 
 
-async def tell_first(agent: Agent, token: str) -> None:
-    """Tell agent 0 of every change and that we live, until this agent's end has been told as well."""
+async def tell_first(agent: Agent, token: str, trust: ssl.SSLContext | None) -> None:
+    """Tell agent 0 of every change and that we live, until this agent's end has been told as well.
+
+    With `trust`, HTTPS is spoken.
+    """
+    scheme, connector = ("https", aiohttp.TCPConnector(ssl=trust)) if trust else ("http", None)
     headers = {"Authorization": f"Bearer {token}"}
     loop = asyncio.get_running_loop()
     told: PeerState | None = None
     again = loop.time()
     pause = FIRST_PAUSE_SECONDS
-    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(CALL_SECONDS)) as session:
+    timeout = aiohttp.ClientTimeout(CALL_SECONDS)
+    async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as session:
         while True:
             ending, version = agent.terminated.done(), agent.board.state.version
             news = _news(agent)
             if news and (news != told or (not ending and loop.time() >= again)):
-                if await _put(session, f"http://{_first_address(agent)}:{AGENT_PORT}/peer", news):
+                if await _put(session, f"{scheme}://{_first_address(agent)}:{AGENT_PORT}/peer", news):
                     agent.hearing.heard(0)
                     told, again, pause = news, loop.time() + HEARTBEAT_SECONDS, FIRST_PAUSE_SECONDS
                 else:

@@ -122,7 +122,6 @@ def rank_variables(
         "TRAINYARD_JOB": assignment.job.model_dump_json(by_alias=True),
         "TRAINYARD_ATTEMPT": assignment.attempt,
         "TRAINYARD_AGENT_PID": os.getpid(),
-        "TRAINYARD_AGENT_URL": settings.url,
         "TRAINYARD_ADDRESSES": json.dumps(assignment.addresses),
         "TRAINYARD_TOKEN_FILE": settings.token_file,
         "TRAINYARD_SNAPSHOT_FDS": ",".join(map(str, snapshots.slots(local_rank))),

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.names import AGENT_PORT
 from trainyard_api.protocol import Termination
+from trainyard_api.tls import serving, trusting
 
 from ..telemetry.exposition import AgentMetrics
 from .attempt import now
@@ -38,6 +39,12 @@ async def run(environment: Environment) -> int:
     if not token:
         return _end(environment, f"TRAINYARD_TOKEN_FILE: {environment.token_file} is empty; put the run's token there")
 
+    try:
+        tls = environment.tls_file
+        served, trust = (serving(tls), trusting(tls.read_text())) if tls else (None, None)
+    except OSError as error:  # of ssl as well
+        return _end(environment, f"TRAINYARD_TLS_FILE: {error}; mount the run's Secret there")
+
     port, held = hold_port(environment.master_port)
     agent = Agent(environment, Board(port), held)
     loop = asyncio.get_running_loop()
@@ -54,12 +61,12 @@ async def run(environment: Environment) -> int:
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, environment.bind, AGENT_PORT).start()
+        await web.TCPSite(runner, environment.bind, AGENT_PORT, ssl_context=served).start()
     except OSError as error:
         return _end(environment, f"TRAINYARD_BIND: {error}; give this agent an address of its own", ExitCode.RETRY)
     log("listening", address=f"{environment.bind}:{AGENT_PORT}", master_port=port)
 
-    telling = asyncio.create_task(tell_first(agent, token))
+    telling = asyncio.create_task(tell_first(agent, token, trust))
     watching = [asyncio.create_task(watch(agent)) for watch in (watch_ranks, watch_paces)]
     watching.append(asyncio.create_task(tell_silence(agent.hearing, agent.board)))
     for task in (telling, *watching):

@@ -6,11 +6,11 @@ whether it is given up, so whatever was sent to its end was whole.
 """
 
 import http.client
-import os
 import sys
-from pathlib import Path
 from threading import Event, Thread
 from urllib.parse import urlsplit
+
+from ..credentials import token, trust
 
 _PIECE_BYTES = 1024 * 1024
 _SECONDS = 10.0
@@ -40,7 +40,11 @@ class Copy:
     def _send(self) -> bool:
         to = urlsplit(self._url)
         assert to.hostname
-        connection = http.client.HTTPConnection(to.hostname, to.port, timeout=_SECONDS)
+        connection = (
+            http.client.HTTPSConnection(to.hostname, to.port, timeout=_SECONDS, context=trust())
+            if to.scheme == "https"
+            else http.client.HTTPConnection(to.hostname, to.port, timeout=_SECONDS)
+        )
         try:
             connection.putrequest("PUT", f"{to.path}?{to.query}")
             connection.putheader("Authorization", f"Bearer {token()}")
@@ -59,8 +63,3 @@ class Copy:
             return True
         finally:
             connection.close()
-
-
-def token() -> str:
-    """What the agents of this run know each other by."""
-    return Path(os.environ["TRAINYARD_TOKEN_FILE"]).read_text().strip()

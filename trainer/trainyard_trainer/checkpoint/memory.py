@@ -25,10 +25,10 @@ from trainyard_api.names import AGENT_PORT
 from trainyard_api.protocol import SnapshotState
 from trainyard_api.status import RestoredFrom
 
+from ..credentials import token, trust
 from ..engine.processes import gather
 from ..group import Group
 from ..held import Held
-from .copying import token
 from .store import Checkpoints
 from .tensors import Shards, Stored
 
@@ -55,7 +55,8 @@ class Neighbourhood:
     def url(self, worker: int, rank: int, step: int) -> str:
         """Where a worker's agent has a rank's shard of a step, or gets it from this attempt."""
         address = self._addresses[worker]
-        return f"http://{address}:{AGENT_PORT}/snapshots/{rank}?step={step}&attempt={self.group.attempt}"
+        scheme = "https" if trust() else "http"
+        return f"{scheme}://{address}:{AGENT_PORT}/snapshots/{rank}?step={step}&attempt={self.group.attempt}"
 
     def slot_of(self, held: Held | None) -> int | None:
         """The slot of this rank that holds it; None for what lies elsewhere."""
@@ -171,8 +172,8 @@ class _Elsewhere:
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of it; there is nothing else, so `path` is empty."""
         headers = {"Authorization": f"Bearer {token()}", "Range": f"bytes={start}-{stop - 1}"}
-        request = urllib.request.Request(self.url + path, headers=headers)  # noqa: S310 - http it is
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
+        request = urllib.request.Request(self.url + path, headers=headers)  # noqa: S310 - HTTP it is
+        with urllib.request.urlopen(request, timeout=_SECONDS, context=trust()) as answer:  # noqa: S310
             content: bytes = answer.read()
         if len(content) != stop - start:
             raise OSError(errno.EIO, f"{len(content)} bytes came of {stop - start}", self.url)
