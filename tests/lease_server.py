@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+DEPLOYMENT = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}"
 
 
 class LeaseServer:
@@ -14,6 +15,10 @@ class LeaseServer:
 
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
+        self.deployment: str | None = "1-2-3"
+        """The UID of the operator's Deployment; None when that is gone."""
+        self.looked_up = 0
+        """How often that was asked for."""
         self.watches = 0
         """How many there are that see each change."""
         self.answers = asyncio.Event()
@@ -28,12 +33,18 @@ class LeaseServer:
         """Who holds the Lease, "" if nobody does or there is none."""
         return str(self.lease["spec"]["holderIdentity"]) if self.lease else ""
 
+    @property
+    def owners(self) -> list[str]:
+        """UIDs of those that it goes with."""
+        return [owner["uid"] for owner in (self.lease or {}).get("metadata", {}).get("ownerReferences", ())]
+
     def add_to(self, app: web.Application) -> None:
         """Serve it."""
         app.router.add_get(LEASES, self._watch)
         app.router.add_post(LEASES, self._create)
         app.router.add_get(f"{LEASES}/{{name}}", self._get)
         app.router.add_patch(f"{LEASES}/{{name}}", self._patch)
+        app.router.add_get(DEPLOYMENT, self._own)
 
     def delete(self) -> None:
         """As an administrator does."""
@@ -49,6 +60,10 @@ class LeaseServer:
     async def _get(self, request: web.Request) -> web.Response:
         return await self._answer(200) if self.lease else _refused(404)
 
+    async def _own(self, request: web.Request) -> web.Response:
+        self.looked_up += 1
+        return web.json_response({"metadata": {"uid": self.deployment}}) if self.deployment else _refused(404)
+
     async def _create(self, request: web.Request) -> web.Response:
         if self.lease:
             return _refused(409)
@@ -63,7 +78,9 @@ class LeaseServer:
             return _refused(404)
         if patch["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
             return _refused(409)
-        self.lease = self.lease | {"spec": self.lease["spec"] | patch["spec"]}
+        self.lease = {
+            name: self.lease[name] | patch.get(name, {}) for name in self.lease if name in ("metadata", "spec")
+        }
         self._tell("MODIFIED")
         return await self._answer(200)
 

@@ -123,7 +123,9 @@ def test_two_operators_stand_for_one_lease_each_under_its_pod_s_name_and_may_tou
     assert rules(role) == leases.VERBS
     named = {tuple(rule["verbs"]): rule.get("resourceNames") for rule in role["rules"]}
     said = environment(deployment)
-    assert named == {("create",): None, ("get", "watch", "patch"): [said["TRAINYARD_LEASE_NAME"]]}
+    own = [deployment["metadata"]["name"]]
+    assert named == {("create",): None, ("get", "watch", "patch"): [said["TRAINYARD_LEASE_NAME"]], ("get",): own}
+    assert [said["TRAINYARD_DEPLOYMENT"]] == own
     assert role["metadata"]["namespace"] == said["TRAINYARD_LEASE_NAMESPACE"] == "trainyard-system"
     assert said["POD_NAME"] == {"fieldRef": {"fieldPath": "metadata.name"}}
 

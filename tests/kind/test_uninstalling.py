@@ -30,6 +30,7 @@ def test_uninstalling_keeps_the_runs_when_told_to(namespace: Namespace) -> None:
     assert "keep: true" in values, "keeping is the default"
     helm("uninstall", "trainyard", "--wait", "--timeout", "60s")
     eventually(lambda: not get("-n", SYSTEM, "pods")["items"], 60, "the operator is gone")
+    eventually(lambda: not get("-n", SYSTEM, "leases")["items"], 60, "its Lease is gone with it")
     assert [run["metadata"]["name"] for run in get("-n", namespace.name, "trainingruns")["items"]] == ["kept"]
 
 

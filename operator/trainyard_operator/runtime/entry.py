@@ -56,6 +56,7 @@ class Options:
     namespaces: tuple[str, ...]
     lease_namespace: str
     lease_name: str
+    deployment: str
     identity: str
     port: int
     log_level: str
@@ -97,6 +98,7 @@ def read_options(arguments: list[str]) -> Options:
         "--lease-namespace", "TRAINYARD_LEASE_NAMESPACE", "", "where the Lease is; empty: the pod's, or context's, own"
     )
     flag("--lease-name", "TRAINYARD_LEASE_NAME", "trainyard", "of all operators that name the same Lease, one acts")
+    flag("--deployment", "TRAINYARD_DEPLOYMENT", "", "that this process belongs to, and that the Lease is to go with")
     own_name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     flag("--identity", "POD_NAME", own_name, "name to hold the Lease under: the pod's, or one that no process has had")
     flag("--port", "TRAINYARD_PORT", "8080", "port of /healthz, /readyz and /metrics")
@@ -124,6 +126,7 @@ def read_options(arguments: list[str]) -> Options:
         namespaces=namespaces,
         lease_namespace=given.lease_namespace,
         lease_name=given.lease_name,
+        deployment=given.deployment,
         identity=given.identity,
         port=int(given.port),
         log_level=given.log_level,
@@ -167,7 +170,8 @@ async def _work(options: Options, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as open_things:
         cluster = KubernetesCluster(access, options.namespaces, writing=gate.writing)
         open_things.push_async_callback(cluster.close)
-        lease = Lease(access, options.lease_namespace or connection.default_namespace or "default", options.lease_name)
+        system = options.lease_namespace or connection.default_namespace or "default"
+        lease = Lease(access, system, options.lease_name, options.deployment)
         open_things.push_async_callback(lease.close)
         leadership = Leadership(lease, options.identity, gate)
         store = Store(lambda key: queue.add(key) if leadership.leads else None, _now)

@@ -29,6 +29,7 @@ def test_flags_are_taken_from_the_environment(key_file: Path, monkeypatch: pytes
         namespaces=("team-a", "team-b"),
         lease_namespace="system",
         lease_name="trainyard",
+        deployment="",
         identity="trainyard-1",
         port=8080,
         log_level="info",

@@ -113,7 +113,7 @@ class Candidate(Thread):
     async def _connect(self, server: Server) -> None:
         access = Access(kopf.ConnectionInfo(server=server.url), lambda method, url, code: None)
         self.gate = WriteGate()
-        self.lease = Lease(access, "system", "trainyard")
+        self.lease = Lease(access, "system", "trainyard", deployment="trainyard")
         self.cluster = KubernetesCluster(access, writing=self.gate.writing)
         self.leadership = Leadership(self.lease, self.name, self.gate)
 
@@ -199,6 +199,7 @@ def test_one_of_two_leads_and_may_write(pair: Pair, server: Server) -> None:
     assert not follower.leadership.leads
     assert server.leases.lease
     assert server.leases.lease["spec"]["leaseDurationSeconds"] == LEASE_SECONDS
+    assert server.leases.owners == ["1-2-3"]
 
 
 def test_a_leader_that_renews_leads_on(pair: Pair, server: Server) -> None:
@@ -214,10 +215,12 @@ def test_a_leader_that_renews_leads_on(pair: Pair, server: Server) -> None:
 
 def test_a_released_lease_is_taken_at_once(pair: Pair, server: Server) -> None:
     leader, follower = pair
+    server.leases.deployment = "4-5-6"
     leader.end.cancel()
     leads(follower)
     follower.write()
     assert server.leases.holder == "second"
+    assert server.leases.owners == ["4-5-6"]
     assert server.leases.lease["spec"]["leaseTransitions"] == 1  # type: ignore[index]
 
 
@@ -271,3 +274,14 @@ def test_a_deleted_lease_is_made_anew_by_its_leader(pair: Pair, server: Server) 
     eventually(lambda: server.leases.holder == "first", SECONDS, "the Lease is there again")
     leader.turn(RETRY_SECONDS)
     leader.write()
+
+
+def test_a_lease_that_has_gone_with_its_deployment_is_made_by_nobody(pair: Pair, server: Server) -> None:
+    leader, follower = pair
+    server.leases.deployment = None
+    server.loop.call_soon_threadsafe(server.leases.delete)
+    eventually(lambda: leader.turn(1) or leader.end.done(), SECONDS, "the leader ends")
+    before = server.leases.looked_up
+    eventually(lambda: follower.turn(1) or server.leases.looked_up > before, SECONDS, "the follower tries")
+    assert server.leases.lease is None
+    assert not follower.leadership.leads
