@@ -13,7 +13,7 @@ UNUSED = 200
 
 
 def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = ()) -> None:
-    """In this process, the batches of these numbers are bad."""
+    """In this process, the batches of these numbers are bad: in `no_number` the first micro-batch, in `noise` all of them."""
     from trainyard_trainer.data.batch import Batch
     from trainyard_trainer.engine.batches import Batches
     from trainyard_trainer.stages import pretrain
@@ -28,9 +28,9 @@ def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = ()) -> None:
     class BadBatches(Batches):
         def micro_batches(self, number: int) -> Iterator[Batch]:
             draw = torch.Generator().manual_seed(number)
-            for batch in super().micro_batches(number):
+            for n, batch in enumerate(super().micro_batches(number)):
                 tokens_BT = batch.inputs["input_ids"]
-                if number in no_number and self.group.rank == 0:
+                if number in no_number and (self.group.rank, n) == (0, 0):
                     tokens_BT[0, 3] = UNUSED
                 if number in noise:
                     tokens_BT.random_(300, generator=draw)

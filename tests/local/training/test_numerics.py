@@ -10,6 +10,9 @@ import pytest
 from training import TINY, TINY_GPT2_WITH_DROPOUT, Ranks, a_job, committed_steps, metric_lines, shard_digests
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import Job
+from trainyard_trainer.data.mixture import Mixture
+from trainyard_trainer.data.shards import TokenShards
+from trainyard_trainer.engine.batches import num_samples
 from warm_ranks import WarmRanks
 
 GRADIENTS = "trainyard_trainer.stages.pretrain:Engine.gradients"
@@ -58,10 +61,14 @@ def test_bad_batches_are_left_out_and_stay_out(corpus: Path, tmp_path: Path, lay
     assert batches(whole.output) == GOOD
     found = [(each["kind"], each["action"], each["step"], each["position"]) for each in faults(whole.output)]
     assert found == [("NonFinite", "Skip", step, 8 * (batch - 1)) for step, batch in ((3, 3), (3, 4), (4, 6))]
-    assert all(len(each["samples"]["corpus"]) == 8 for each in faults(whole.output))
+    order = Mixture(
+        a_job("pretrain", tmp_path, settings, {}).seed, [1], [num_samples(TokenShards(corpus / "train"), 16)]
+    )
+    for each in faults(whole.output):  # those of the one micro-batch that has no number, of eight sequences
+        assert each["samples"] == {"corpus": order.samples(each["position"], 2)[1].tolist()}
     progress = [report["progress"] for report in whole.reports() if "progress" in report][-1]
     assert progress["skippedBatches"] == 3
-    assert progress["lastFault"].startswith("step 4, sequences 40–47: loss nan")
+    assert progress["lastFault"].startswith("step 4, sequences 40–41: loss nan")
 
     job = a_job("pretrain", tmp_path / "stopped", settings, {"data": corpus})
     stopped(job, at_call=11, bad=BAD)
@@ -89,6 +96,7 @@ def test_noise_among_text_is_a_spike_also_for_ranks_that_have_just_begun(corpus:
     then.succeed()
     [fault] = faults(then.output)
     assert (fault["kind"], fault["step"], fault["position"]) == ("Spike", 23, 8 * 22)
+    assert len(fault["samples"]["corpus"]) == 8
     assert batches(then.output)[-2:] == [24, 25]
     assert {line["attempt"] for line in metric_lines(then.output) if line["step"] > 23} == {2}
 
@@ -126,7 +134,7 @@ def test_after_a_roll_back_what_was_passed_over_never_comes_again(corpus: Path, 
 
     back = WarmRanks(job, attempt=3, bad=bad)
     assert back.wait() == [ExitCode.RETRY] * 2, back.said()
-    assert failure(back) == "step 14: loss nan; back to step 8 or before, and on after batch 14"
+    assert failure(back) == "step 14, sequences 104–105: loss nan; back to step 8 or before, and on after batch 14"
     assert {report["failure"]["cause"] for report in back.reports() if "failure" in report} == {"RolledBack"}
 
     killed = WarmRanks(job, attempt=4, hold=GRADIENTS, at_call=3, bad=bad)

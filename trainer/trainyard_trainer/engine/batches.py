@@ -5,7 +5,7 @@ Parts are the splits that a mixture is made of, by the field that names each (Pr
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -43,18 +43,24 @@ class Batches:
         """The positions in the order of data that make up a global batch."""
         return range((number - 1) * self.stage.global_batch, number * self.stage.global_batch)
 
-    def samples(self, number: int) -> dict[str, list[int]]:
-        """What lies there: the samples of each part's training split, by its prepare stage."""
-        positions = self.positions(number)
-        parts, samples = self.mixture.samples(positions.start, len(positions))
+    def positions_of(self, number: int, micro_batch: int) -> range:
+        """Those of them that are this rank's micro-batch 0, 1, … of it."""
+        before = self.group.rank * self.accumulation + micro_batch
+        first = self.positions(number).start + before * self.stage.micro_batch
+        return range(first, first + self.stage.micro_batch)
+
+    def samples(self, positions: Sequence[int]) -> dict[str, list[int]]:
+        """What lies at these, in ascending order: the samples of each part's training split, by its prepare stage."""
+        parts, samples = self.mixture.samples(positions[0], positions[-1] + 1 - positions[0])
+        there = np.array(positions) - positions[0]
+        parts, samples = parts[there], samples[there]
         names = [part.data for part in self.stage.parts.values()]
         return {name: samples[parts == part].tolist() for part, name in enumerate(names) if (parts == part).any()}
 
     def micro_batches(self, number: int) -> Iterator[Batch]:
         """This rank's share of a global batch: `accumulation` batches of `micro_batch` rows."""
         share = self.accumulation * self.stage.micro_batch
-        first = self.positions(number).start + self.group.rank * share
-        parts, samples = self.mixture.samples(first, share)
+        parts, samples = self.mixture.samples(self.positions_of(number, 0).start, share)
         pairs = list(zip(parts.tolist(), samples.tolist(), strict=True))
         for start in range(0, share, self.stage.micro_batch):
             here = pairs[start : start + self.stage.micro_batch]

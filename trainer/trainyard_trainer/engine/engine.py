@@ -38,6 +38,8 @@ class Engine:
         self.accumulation = accumulation
         self.own_time = OwnTime(device)
         """Of the last step."""
+        self.losses: list[float] = []
+        """Of the last step, this rank's micro-batches' parts of the global batch's loss."""
         self._clip_norm = stage.optimizer.clip_norm
         self.parameter_shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
         self._adamw = adamw(model.to(device), stage.optimizer)
@@ -60,15 +62,16 @@ class Engine:
         [num_labels] = processes.add_up(sum(each.num_labels for each in own))
         mean = 1 / max(1, num_labels)
         as_deepspeed_means = self.accumulation * dist.get_world_size()  # over micro-batches and ranks
-        losses = torch.zeros((), dtype=torch.float64, device=self.device)
+        losses = torch.zeros(len(own), dtype=torch.float64, device=self.device)
         for number, batch in enumerate(own):
             if number:
                 self._deepspeed.step()  # between micro-batches it only counts them
             with self.own_time.counted():
                 loss = self._loss(batch, "sum") * mean
             self._deepspeed.backward(loss * as_deepspeed_means)
-            losses += loss.detach()
-        return losses.item()
+            losses[number] = loss.detach()
+        self.losses = losses.tolist()
+        return sum(self.losses)
 
     def update(self, step: int, loss: float, learning_rate: float) -> tuple[float, Fault | None]:
         """Optimizer step `step` with these gradients, of the global batch's mean loss `loss`, unless there is a fault in them.

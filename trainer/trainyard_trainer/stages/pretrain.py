@@ -8,7 +8,9 @@ moment ends with the same weights, to the bit, as one that never was. Numbers th
 import hashlib
 import math
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -41,7 +43,7 @@ from ..scratch import Known
 from .progress import TrainingProgress
 
 _NAMED = 16
-"""Samples of a part that a message names."""
+"""Samples of a part, and runs of sequences, that a message names."""
 
 
 def pretrain(group: Group) -> Artifact | None:
@@ -251,9 +253,12 @@ def _files(storage: Storage, checkpoint: str) -> list[Known]:
 def _leave_out(
     fault: Fault, batch: int, batches: Batches, progress: TrainingProgress, engine: Engine, checkpoints: Checkpoints
 ) -> None:
-    """Go on without a global batch, or from an older checkpoint, or not at all."""
-    positions, samples = batches.positions(batch), batches.samples(batch)
-    progress.fault(fault, positions, samples)
+    """Go on without a global batch, or from an older checkpoint, or not at all. A collective: ranks tell whose the fault is."""
+    mine = [n for n, loss in enumerate(engine.losses) if not math.isfinite(loss)]
+    at_fault = processes.gather([position for n in mine for position in batches.positions_of(batch, n)])
+    positions = sorted(chain(*at_fault)) or batches.positions(batch)  # gradients tell of no sample, nor do spikes
+    samples, where = batches.samples(positions), f"sequences {_runs(positions)}"
+    progress.fault(fault, batches.positions(batch), where, samples)
     if fault.action == "Skip":
         return
     with suppress(OSError):
@@ -263,7 +268,7 @@ def _leave_out(
         to_step = max(0, fault.step - 1 - numerics.settings.roll_back_steps)
         checkpoints.roll_back(to_step, batch, numerics.skipped, numerics.faults)
         raise RolledBackError(
-            f"step {fault.step}: {fault.what}; back to step {to_step} or before, and on after batch {batch}"
+            f"step {fault.step}, {where}: {fault.what}; back to step {to_step} or before, and on after batch {batch}"
         )
     named = "; ".join(f"{part}: {', '.join(map(str, each[:_NAMED]))}" for part, each in samples.items())
     more = f", … ({len(positions)} in metrics.jsonl)" if len(positions) > _NAMED else ""
@@ -271,3 +276,11 @@ def _leave_out(
         f"pretrain.numerics: training diverged at step {fault.step}: {fault.what}; samples {named}{more}; lower "
         "optimizer.learningRate, lengthen schedule.warmupSteps, set optimizer.clipNorm, or look into these samples"
     )
+
+
+def _runs(positions: Sequence[int]) -> str:
+    """`40–41, 44`: ascending positions, those that follow one another as one."""
+    known = set(positions)
+    firsts, lasts = ([each for each in positions if each + by not in known] for by in (-1, 1))
+    runs = [str(first) if first == last else f"{first}–{last}" for first, last in zip(firsts, lasts, strict=True)]
+    return ", ".join(runs[:_NAMED]) + (", …" if runs[_NAMED:] else "")

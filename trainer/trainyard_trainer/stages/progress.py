@@ -4,7 +4,8 @@ metrics.jsonl holds {time, attempt, step, position, sequences, loss, learning_ra
 step_seconds} a step and {time, attempt, step, held_out_loss} a validation, with held_out_loss_<stage> for each part of a
 mixture. `position` is the first of the step's `sequences` in the order of data, so the rows of each step's last attempt
 are a ledger of what was trained on. A batch that was left out is a line {time, attempt, step, fault: {kind, action, what,
-loss, grad_norm, position, sequences, samples}} before that of its step. Steps that are done again after a recovery are there
+loss, grad_norm, position, sequences, samples}} before that of its step; `samples` are those whose own loss was no number, where
+that can be told, else all of the batch. Steps that are done again after a recovery are there
 again, under their attempt.
 Speeds are of one step: a mean over the attempt would hide a stall.
 """
@@ -82,19 +83,21 @@ class TrainingProgress:
             step_seconds=round(seconds, 4),
         )
 
-    def fault(self, fault: Fault, positions: range, samples: dict[str, list[int]]) -> None:
-        """Record that the batch at these positions, of these samples by prepare stage, was left out."""
+    def fault(self, fault: Fault, positions: range, where: str, samples: dict[str, list[int]]) -> None:
+        """Record that the batch at these positions was left out. The fault is in some of its sequences, said in words, or in
+        all: in these samples by prepare stage.
+        """
         if not self._file:
             return
         figures = {"loss": fault.loss, "grad_norm": fault.grad_norm}
         found = {"kind": fault.kind, "action": fault.action, "what": fault.what} | {
             name: value for name, value in figures.items() if math.isfinite(value)
         }
-        where = {"position": positions.start, "sequences": len(positions), "samples": samples}
-        self._write(fault.step, fault=found | where)
+        batch = {"position": positions.start, "sequences": len(positions), "samples": samples}
+        self._write(fault.step, fault=found | batch)
         self._last |= {
             "skipped_batches": self._last.get("skipped_batches", 0) + 1,
-            "last_fault": f"step {fault.step}, sequences {positions.start}–{positions.stop - 1}: {fault.what}",
+            "last_fault": f"step {fault.step}, {where}: {fault.what}",
         }
         print(f"{fault.action}: {self._last['last_fault']}", file=sys.stderr)
         self._report()
