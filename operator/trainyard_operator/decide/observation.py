@@ -159,11 +159,14 @@ class Observation:
 
     @property
     def speakers(self) -> list[Pod]:
-        """The pods whose agents are asked: the first that runs, for one whose work is done leaves before the others.
+        """The pods whose agents are asked: the first that runs, which hears from the others.
 
-        If that is silent, those on its node as well, and some elsewhere, for what they have heard of it.
+        If that is silent, those on its node as well, and some elsewhere, for what they have heard of it. Once agent 0 has left,
+        for its work was done, nobody hears from the others any more, so all are asked.
         """
         running = [pod for pod in self.group.values() if pod.alive and pod.phase == "Running" and pod.ip]
+        if running and 0 in self.group and not self.group[0].alive:
+            return running
         if not running or running[0].silent_since is None:
             return running[:1]
         elsewhere = [pod for pod in running if pod.node != running[0].node]

@@ -246,3 +246,20 @@ CASES: Cases = {
 @pytest.mark.parametrize("name", CASES)
 def test_policy(name: str) -> None:
     check(*CASES[name])
+
+
+WAITING_FOR_NODE = {"phase": "Pending", "podIP": ""}
+ASKED = {
+    "agent 0, which hears from the others": ((pod(0), pod(1), pod(2)), [0]),
+    "all that are left once it has left with its work done, for nobody hears from them any more": (
+        (done(0), pod(1), pod(2)),
+        [1, 2],
+    ),
+    "the first that runs while it does not yet": ((pod(0, **WAITING_FOR_NODE), pod(1), pod(2)), [1]),
+}
+
+
+@pytest.mark.parametrize(("pods", "workers"), ASKED.values(), ids=ASKED)
+def test_asked_is(pods: tuple[dict[str, Any], ...], workers: list[int]) -> None:
+    seen = a_run(workers={"count": 3}).in_stage().with_pods(*pods).seen()
+    assert [each.worker for each in seen.speakers] == workers
