@@ -23,7 +23,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from .storage import PART_BYTES, Storage, read_into
+from .objects import PART_BYTES
+from .storage import Storage, read_into
 
 ATTEMPTS = "attempts"
 MANIFEST = "manifest.json"

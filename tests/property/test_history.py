@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 from trainyard_api.checkpoint import MANIFEST, Attempt, Name, committed, voided_by
-from trainyard_api.storage import Objects
+from trainyard_api.objects import Objects
 from trainyard_trainer.checkpoint.commit import FencedError, begin, claim, commit
 
 STEPS = st.integers(1, 9)

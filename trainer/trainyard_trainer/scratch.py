@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from trainyard_api.storage import PART_BYTES, Storage, read_into
+from trainyard_api.objects import PART_BYTES
+from trainyard_api.storage import Storage, read_into
 
 from .errors import PermanentError, RetryableError
 

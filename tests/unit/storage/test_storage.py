@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from faulty_proxy import faulty_proxy
 from object_store import ObjectStore, connected_to, object_store
-from trainyard_api.storage import PART_BYTES, Storage, open_storage, read_into
+from trainyard_api.objects import PART_BYTES
+from trainyard_api.storage import Storage, open_storage, read_into
 
 LARGE = os.urandom(1024) * (2 * PART_BYTES // 1024) + b"and a bit"
 
@@ -134,7 +135,7 @@ def test_storage_keeps_its_promises(storage: Storage, promise: Callable[[Storage
 
 
 def test_a_store_that_does_not_answer_is_given_up(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainyard_api.storage._SECONDS", 1.0)
+    monkeypatch.setattr("trainyard_api.objects._SECONDS", 1.0)
     with faulty_proxy(server.endpoint) as proxy, connected_to(ObjectStore(server.process, proxy.endpoint)):
         storage = open_storage(server.uri("runs"))
         proxy.break_down("silent")
