@@ -109,16 +109,22 @@ ROWS: dict[str, list[Panel]] = {
     "Recovery": [
         Panel(
             "Restarts by cause",
-            "Recoveries in the interval, over all runs.",
+            "Recoveries in the interval, over all runs: hangs, silent agents, lost nodes, roll-backs and the others.",
             "none",
             {"{{cause}}": "sum by (cause) (increase(trainyard_restarts_total[$__rate_interval]))"},
         ),
         Panel(
+            "Restarts by tier",
+            "How much of a group recoveries make anew: ranks alone, the pods that are gone, or all of it.",
+            "none",
+            {"{{tier}}": "sum by (tier) (increase(trainyard_restarts_total[$__rate_interval]))"},
+        ),
+        Panel(
             "Time to recover",
-            "90th percentile by part: until the operator knew (detect), and until all ranks ran again (reform).",
+            "90th percentile by tier and part: until the operator knew (detect), and until all ranks ran again (reform).",
             "s",
             {
-                "{{part}}": "histogram_quantile(0.9, sum by (le, part) "
+                "{{tier}} {{part}}": "histogram_quantile(0.9, sum by (le, tier, part) "
                 "(rate(trainyard_recovery_seconds_bucket[$__rate_interval])))"
             },
         ),
@@ -128,8 +134,79 @@ ROWS: dict[str, list[Panel]] = {
             "none",
             {"steps": "sum(increase(trainyard_lost_steps_total[$__rate_interval]))"},
         ),
+        Panel(
+            "Snapshot memory",
+            "Of all agents: what ranks would go on from, their own and copies of another worker's.",
+            "bytes",
+            {
+                "{{run}} own": f"sum by (namespace, run) (trainyard_snapshot_slot_bytes{{{RUN}}})",
+                "{{run}} copies": f"sum by (namespace, run) (trainyard_snapshot_copy_bytes{{{RUN}}})",
+            },
+        ),
+        Panel(
+            "Nodes kept off",
+            "Nodes that runs keep off after failures; `trainyard nodes` says which, and why.",
+            "none",
+            {"{{run}}": f"max by (namespace, run) (trainyard_run_excluded_nodes{{{RUN}}})"},
+        ),
+    ],
+    "Ranks and numbers": [
+        Panel(
+            "Stragglers",
+            "Ranks that are persistently slower than the others; the status says which, and on which node.",
+            "none",
+            {"{{run}}": f"max by (namespace, run) (trainyard_run_stragglers{{{RUN}}})"},
+        ),
+        Panel(
+            "A rank's own part of a step",
+            "Without waiting for others: the median and the slowest of a run's ranks.",
+            "s",
+            {
+                "{{run}} median": f"quantile by (namespace, run) (0.5, trainyard_rank_own_seconds{{{RUN}}})",
+                "{{run}} slowest": f"max by (namespace, run) (trainyard_rank_own_seconds{{{RUN}}})",
+            },
+        ),
+        Panel(
+            "Gradient norm",
+            "Of the last step, before clipping.",
+            "none",
+            {"{{run}}/{{stage}}": f"max by (namespace, run, stage) (trainyard_grad_norm{{{RUN}}})"},
+        ),
+        Panel(
+            "Batches left out",
+            "Because of their numbers, since the stage began; roll-backs are among the restarts.",
+            "none",
+            {"{{run}}/{{stage}}": f"max by (namespace, run, stage) (trainyard_skipped_batches_total{{{RUN}}})"},
+        ),
+        Panel(
+            "Saves that failed or came due too early",
+            "In this attempt: storage did not take them, or the save before was still under way.",
+            "none",
+            {
+                "{{run}} failed": f"max by (namespace, run) (trainyard_checkpoint_failed{{{RUN}}})",
+                "{{run}} skipped": f"max by (namespace, run) (trainyard_checkpoint_skipped{{{RUN}}})",
+            },
+        ),
     ],
     "Operator": [
+        Panel(
+            "Leader",
+            "1 for the operator that acts.",
+            "none",
+            {
+                "{{instance}}": "max by (instance, name) (leader_election_master_status "
+                "and on (instance, job) trainyard_loop_lag_seconds)"
+            },
+        ),
+        Panel(
+            "Signs of life",
+            "How late the event loop is, and since when the quietest watch has said nothing.",
+            "s",
+            {
+                "{{instance}} loop": "max by (instance) (trainyard_loop_lag_seconds)",
+                "{{instance}} watch": "max by (instance) (trainyard_watch_age_seconds)",
+            },
+        ),
         Panel(
             "Work queue",
             "Runs that wait to be looked at.",

@@ -169,21 +169,34 @@ def test_a_key_is_made_unless_one_is_named() -> None:
     assert deployment["spec"]["template"]["spec"]["volumes"][0]["secret"]["secretName"] == "ours"
 
 
-@pytest.mark.parametrize("monitor", ["serviceMonitor", "podMonitor"])
+@pytest.mark.parametrize("monitor", ["serviceMonitor", "podMonitor", "alerts"])
 def test_monitors_without_the_prometheus_operator_are_refused_by_name(monitor: str) -> None:
     with pytest.raises(
-        helm_python.HelmError, match=r"monitoring\.coreos\.com/v1.*install them, or leave both disabled"
+        helm_python.HelmError, match=r"monitoring\.coreos\.com/v1.*install them, or leave them disabled"
     ):
         render({"monitoring": {monitor: {"enabled": True}}})
 
 
-def test_monitors_find_the_operator_and_the_agents(tmp_path: Path) -> None:
+@pytest.fixture
+def monitored(tmp_path: Path) -> Path:
+    """The chart on a cluster with the Prometheus operator: the engine can't be told of further API versions."""
     chart = shutil.copytree(CHART, tmp_path / "trainyard")
-    # The engine can't be told of further API versions: as if the cluster had them.
     guard = chart / "templates" / "_monitoring.tpl"
     guard.write_text(re.sub(r"{{- if not .*{{- end }}\n{{- end }}", "{{- end }}", guard.read_text(), flags=re.DOTALL))
+    return chart
+
+
+def test_alerts_are_the_rules_that_prometheus_reads_with_labels_of_the_release(monitored: Path) -> None:
+    objects = render({"monitoring": {"alerts": {"enabled": True, "labels": {"release": "prometheus"}}}}, monitored)
+    (made,) = of_kind(objects, "PrometheusRule")
+    assert made["metadata"]["labels"]["release"] == "prometheus"
+    assert made["spec"] == yaml.safe_load((CHART / "rules" / "trainyard.yaml").read_text())
+    assert not of_kind(render({}, monitored), "PrometheusRule")
+
+
+def test_monitors_find_the_operator_and_the_agents(monitored: Path) -> None:
     on = {"enabled": True, "labels": {"release": "prometheus"}}
-    objects = render({"monitoring": {"serviceMonitor": on, "podMonitor": on}}, chart)
+    objects = render({"monitoring": {"serviceMonitor": on, "podMonitor": on}}, monitored)
     (service_monitor,), (pod_monitor,) = of_kind(objects, "ServiceMonitor"), of_kind(objects, "PodMonitor")
     assert (
         service_monitor["metadata"]["labels"]["release"] == pod_monitor["metadata"]["labels"]["release"] == "prometheus"

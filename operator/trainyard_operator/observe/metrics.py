@@ -14,6 +14,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from trainyard_api.status import FINISHED, Phase, Status
 
+from ..decide.observation import parse_time
+from ..decide.suspects import unforgiven
+
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 QUEUE = "trainingruns"
@@ -170,6 +173,9 @@ class _RunCollector(Collector):
         stragglers = GaugeMetricFamily(
             "trainyard_run_stragglers", "Ranks that are persistently slower than the others.", labels=RUN_LABELS
         )
+        excluded = GaugeMetricFamily(
+            "trainyard_run_excluded_nodes", "Nodes that a run keeps off after failures.", labels=RUN_LABELS
+        )
         tally: Tally[tuple[str, str]] = Tally()
         for run in self._runs():
             status = Status.read_stored(run.get("status") or {})
@@ -183,9 +189,16 @@ class _RunCollector(Collector):
                     loss.add_metric(labels, status.progress.loss)
             if status.stragglers and status.phase == Phase.RUNNING:
                 stragglers.add_metric(labels, len(status.stragglers))
+            nodes = {
+                each.node
+                for each in unforgiven(status, run["metadata"].get("annotations") or {})
+                if parse_time(each.until) > self._now()
+            }
+            if nodes and status.phase not in FINISHED:
+                excluded.add_metric(labels, len(nodes))
             if status.checkpoint and status.phase not in (*FINISHED, Phase.SUSPENDED):
-                saved = datetime.fromisoformat(status.checkpoint.time)
+                saved = parse_time(status.checkpoint.time)
                 age.add_metric(labels, (self._now() - saved).total_seconds())
         for (namespace, phase), count in tally.items():
             phases.add_metric([namespace, phase], count)
-        yield from (phases, info, step, loss, age, stragglers)
+        yield from (phases, info, step, loss, age, stragglers, excluded)

@@ -59,12 +59,11 @@ class AgentMetrics(Collector):
         for phase in PHASES:
             phases.add_metric([*self._values, phase], phase == state.phase)
         yield phases
-        if state.paces:
-            own = "Seconds that a rank takes for its own part of a step (data, forward passes), without waiting for others."
-            paces = GaugeMetricFamily("trainyard_rank_own_seconds", own, labels=[*self._names, "rank"])
-            for pace in state.paces:
-                paces.add_metric([*self._values, str(pace.rank)], pace.seconds)
-            yield paces
+        own = "Seconds that a rank takes for its own part of a step (data, forward passes), without waiting for others."
+        paces = GaugeMetricFamily("trainyard_rank_own_seconds", own, labels=[*self._names, "rank"])
+        for pace in state.paces:
+            paces.add_metric([*self._values, str(pace.rank)], pace.seconds)
+        yield paces
         if state.resumed_step is not None:
             resumed = "Step of the checkpoint that this attempt began with; 0 when it began anew."
             yield self._gauge("resumed_step", resumed, state.resumed_step)
@@ -83,11 +82,11 @@ class AgentMetrics(Collector):
             tokens = CounterMetricFamily("trainyard_tokens", "Tokens trained on, over all ranks.", labels=self._names)
             tokens.add_metric(self._values, progress.tokens)
             yield tokens
+        text = "Global batches that were left out because of their numbers."
+        skipped = CounterMetricFamily("trainyard_skipped_batches", text, labels=self._names)
         if progress.skipped_batches is not None:
-            text = "Global batches that were left out because of their numbers."
-            skipped = CounterMetricFamily("trainyard_skipped_batches", text, labels=self._names)
             skipped.add_metric(self._values, progress.skipped_batches)
-            yield skipped
+        yield skipped
 
     def _checkpoint(self, checkpoint: CheckpointStatus) -> Iterator[Metric]:
         yield self._gauge("checkpoint_step", "Step of the newest committed checkpoint.", checkpoint.step)
