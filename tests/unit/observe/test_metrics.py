@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
+from trainyard_api.names import ANNOTATION_FORGIVEN
 from trainyard_api.status import Reason, Recovery, Status
 from trainyard_operator.observe.metrics import Metrics
 from trainyard_operator.observe.server import serving
@@ -77,6 +78,25 @@ def test_runs_are_shown_as_the_store_has_them_and_vanish_with_it():
     store.remove(going)
     assert value(metrics, "trainyard_run_step", **base) is None
     assert value(metrics, "trainyard_runs", namespace="team", phase="Running") is None
+
+
+def test_nodes_that_a_run_keeps_off_count_until_they_are_forgiven_or_their_time_is_over():
+    metrics, store = Metrics(), Store(lambda key: None, now)
+    metrics.show_runs(store.runs, now)
+
+    def kept_off(node: str, until: str) -> dict:
+        return {"node": node, "cause": Reason.NODE_LOST, "time": "2026-01-01T11:00:00Z", "until": until}
+
+    nodes = [
+        kept_off("a", "2026-01-01T13:00:00Z"),
+        kept_off("over", "2026-01-01T12:00:00Z"),
+        kept_off("forgiven", "2026-01-01T13:00:00Z"),
+    ]
+    run = a_run("going", phase="Running", reason="Training", stage="base", excludedNodes=nodes)
+    run["metadata"]["annotations"] = {ANNOTATION_FORGIVEN: '{"forgiven": "2026-01-01T11:30:00Z"}'}
+    store.put(run)
+    base = {"namespace": "team", "run": "going", "stage": "base"}
+    assert value(metrics, "trainyard_run_excluded_nodes", **base) == 1
 
 
 def test_a_finished_run_has_no_checkpoint_that_grows_old():
