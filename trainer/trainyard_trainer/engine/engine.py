@@ -9,6 +9,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -135,6 +136,25 @@ class Engine:
         )
 
 
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed, without torch's compiler, which takes 1.6 s of CPU to import: more than all else between the fork of a rank
+    and its first step. The one thing that asks for it is Muon, which any ZeRO optimizer imports to see that it isn't that.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.runtime import compiler
+
+    compile_ = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer
+    finally:
+        compiler.compile = compile_
+    return deepspeed
+
+
 def _let_leave_out(optimizer: Any, device: torch.device, leave_out: Callable[[], bool]) -> None:
     """Give DeepSpeed's optimizer a way to leave a step out: told of an infinite norm, all of them drop gradients, and
     change neither weights nor moments. Each has one method of its own that its step asks for norms.
@@ -152,11 +172,7 @@ def _let_leave_out(optimizer: Any, device: torch.device, leave_out: Callable[[],
 
 def _initialize(model: nn.Module, optimizer: AdamW, configuration: dict[str, Any]) -> Any:
     """DeepSpeed's engine, without its start-up prints and without the compiler that its start-up would call."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-    import deepspeed.ops
-
+    deepspeed = import_deepspeed()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls
     # An all-reduce through shared memory that DeepSpeed compiles when its backend starts, on CPU. Gloo does it as well,
