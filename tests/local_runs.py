@@ -29,6 +29,8 @@ PRETRAIN = {
     "checkpoint": {"everySteps": 10},
     "validation": {"everySteps": 40, "sequences": 4},
     "deepspeed": {"zero_optimization": {"stage": 2}},
+    "telemetry": {"peakFlops": 1e11},
+    "profile": {"steps": [3, 4]},
 }
 TRAINED = [
     {"name": "corpus", "prepare": PREPARE},

@@ -210,6 +210,33 @@ def _never_compared(it: "PretrainStage") -> list[Mistake]:
 _SAVED, _VALIDATED = "self.checkpoint.everySteps", "self.validation.everySteps"
 
 
+class TelemetrySettings(Model):
+    """What training tells beside loss and speed."""
+
+    peak_flops: Annotated[float, Field(gt=0, le=1e18)] | None = None
+    """FLOP a second that a rank's device can do at most, for the MFU; by its data sheet if not given, on a CPU unknown."""
+
+
+LONGEST_PROFILE = 100
+"""Steps, for every operator of each is kept in memory until the last one."""
+
+
+class ProfileSettings(Model):
+    """Steps whose operators are timed one by one, by torch's profiler on rank 0; they take longer for that."""
+
+    steps: Annotated[list[Annotated[int, Field(ge=1, le=100_000_000)]], Field(min_length=2, max_length=2)]
+    """The first and the last one: [10, 15]."""
+
+    rules: ClassVar = (
+        rule(
+            f"self.steps[0] <= self.steps[1] && self.steps[1] - self.steps[0] < {LONGEST_PROFILE}",
+            lambda it: 0 <= it.steps[1] - it.steps[0] < LONGEST_PROFILE,
+            f"give the first and the last step of {LONGEST_PROFILE} at most, such as [10, 15]",
+            "steps",
+        ),
+    )
+
+
 class MixturePart(Model):
     """One of several corpora to train on."""
 
@@ -240,6 +267,9 @@ class PretrainStage(Model):
     validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     numerics: NumericsSettings = NumericsSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    profile: ProfileSettings | None = None
+    """Write a trace and a table of operators: docs/stages.md."""
     deepspeed: Settings = Field({}, json_schema_extra=_declared(DEEPSPEED_OWNED))
     """A DeepSpeed configuration: ZeRO stage, bf16, offload, … as DeepSpeed documents it."""
 
@@ -254,6 +284,12 @@ class PretrainStage(Model):
             lambda it: len({part.data for part in it.mixture or ()}) == len(it.mixture or ()),
             "a prepare stage can be one part of a mixture only; add up the weights",
             "mixture",
+        ),
+        rule(
+            "!has(self.profile) || self.profile.steps[1] <= self.steps",
+            lambda it: it.profile is None or it.profile.steps[1] <= it.steps,
+            "there are fewer steps; profile earlier ones",
+            "profile.steps",
         ),
         *_owned("deepspeed", DEEPSPEED_OWNED, "use globalBatch, microBatch, optimizer and schedule"),
         Rule(

@@ -98,6 +98,10 @@ class Progress(Reported):
     grad_norm: float | None = None
     tokens_per_second: float | None = None
     step_seconds: float | None = None
+    mfu: float | None = None
+    """Model FLOPs utilisation of the last step, by the peak of the ranks' devices where that is known: docs/stages.md."""
+    memory_bytes: int | None = None
+    """That rank 0 has had at most: allocated on its GPU, or else resident."""
     eta_seconds: float | None = None
     skipped_batches: int | None = None
     """Global batches that were left out because of their numbers, since the stage began; None for none."""

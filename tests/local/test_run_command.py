@@ -1,5 +1,7 @@
 """`trainyard run` from end to end: real agents, real ranks, real signals, in a home of each test's own."""
 
+import gzip
+import json
 import os
 import signal
 import sys
@@ -28,6 +30,7 @@ from local_runs import (
     weights,
     write_run,
 )
+from tensorboard_events import read_scalars
 from training import committed as folder_of
 from training import committed_steps
 from trainyard_api.status import Phase
@@ -74,10 +77,49 @@ def test_the_other_verbs_show_a_finished_run(undisturbed: Path) -> None:
     assert "tiny   report   Succeeded" in got
     assert "==> tiny-base-0-2" in trainyard(undisturbed, "logs", "tiny", "--stage", "base").stdout
     assert trainyard(undisturbed, "plot", "tiny", "--output", "loss.png").returncode == 0
-    assert (undisturbed / "loss.png").stat().st_size > 1000
+    for name in ("loss.png", "loss-times.png", "loss-profile.png"):
+        assert (undisturbed / name).stat().st_size > 1000
     again = trainyard(undisturbed, "run", "run.yaml")
     assert (again.returncode, "has succeeded already" in again.stdout) == (0, True)
     assert trainyard(undisturbed, "get", "other").returncode == 1
+
+
+def test_what_was_planned_came_to_pass(undisturbed: Path) -> None:
+    _, base, *_ = stored(undisturbed)["status"]["stages"]
+    assert base["plan"]["parameters"] == base["metrics"]["parameters"]
+    checkpoint = max((made(undisturbed) / "base/checkpoints").iterdir())
+    saved = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+    assert base["plan"]["checkpointBytes"] == pytest.approx(saved, rel=0.15)
+
+
+def test_ranks_tell_what_a_step_is_spent_on(undisturbed: Path) -> None:
+    """Of rank 0: the parts are within the step, and MFU is the published formula by the peak that the run gives."""
+    base = made(undisturbed) / "base"
+    plan = stored(undisturbed)["status"]["stages"][1]["plan"]
+    lines = [json.loads(line) for line in (base / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    for line in steps:
+        assert set(line["seconds"]) == {"data", "forward", "backward", "optimizer", "checkpoint", "wait"}
+        assert 0 < sum(line["seconds"].values()) <= line["step_seconds"] + 0.001
+        assert line["mfu"] == pytest.approx(plan["flopsPerToken"] * line["tokens_per_second"] / 2e11, abs=1e-4)
+        assert line["memory_bytes"] > 100e6
+    [events] = (base / "tensorboard").iterdir()
+    told = read_scalars(events.read_bytes())
+    assert [(step, values["loss"]) for step, values in told if "loss" in values] == [
+        (line["step"], pytest.approx(line["loss"])) for line in steps
+    ]
+    assert all(values["seconds/forward"] > 0 for _, values in told if "loss" in values)
+
+
+def test_a_profile_has_a_time_line_and_the_operators_of_its_steps(undisturbed: Path) -> None:
+    profile = made(undisturbed) / "base/profile"
+    assert len(json.loads(gzip.decompress((profile / "trace.json.gz").read_bytes()))["traceEvents"]) > 100
+    told = json.loads((profile / "operators.json").read_text())
+    calls = {each["name"]: each["calls"] for each in told["operators"]}
+    assert told["steps"] == [3, 4]
+    # Two steps of two micro-batches' one forward pass a rank: seven linear layers in each of two layers, and the head.
+    assert calls["aten::linear"] == 2 * (2 * 7 + 1)
+    assert "aten::linear" in (profile / "operators.txt").read_text()
 
 
 async def test_a_killed_rank_costs_the_ranks_a_killed_agent_its_pod_and_neither_a_bit_of_the_weights(

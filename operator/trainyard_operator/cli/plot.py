@@ -1,4 +1,5 @@
-"""`trainyard plot RUN`: the loss curve as a PNG, with held-out loss and recoveries, from the run's metrics.jsonl.
+"""`trainyard plot RUN`: the loss curve as a PNG, with held-out loss and recoveries, from the run's metrics.jsonl; beside it
+RUN-times.png, what steps are spent on, and RUN-profile.png where there is a profile.
 
 Steps that were computed again after a recovery count once, as the latest attempt had them.
 """
@@ -6,14 +7,17 @@ Steps that were computed again after a recovery count once, as the latest attemp
 import argparse
 import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trainyard_api.run import TrainingRun
+from trainyard_api.storage import Storage
 
 from ..cluster.home import Home
 from .get import selected
+from .plot_times import draw_operators, draw_times, read_times
 from .taking_up import artifacts
 
 
@@ -61,10 +65,28 @@ def plot(home: Home, run: TrainingRun, output: Path) -> list[Path]:
         except FileNotFoundError:
             continue
         if (curve := read_curve(metrics)).loss:
-            file = output if len(stages) == 1 else output.with_name(f"{output.stem}-{name}{output.suffix}")
-            draw(curve, f"{run.metadata.name}: {name}", file)
-            drawn.append(file)
+            file = output if len(stages) == 1 else _beside(output, name)
+            title = f"{run.metadata.name}: {name}"
+            draw(curve, title, file)
+            drawn += [file, *_draw_times(artifacts(home, run), name, metrics, title, file)]
     return drawn
+
+
+def _draw_times(storage: Storage, stage: str, metrics: str, title: str, file: Path) -> list[Path]:
+    """The pictures of where a stage's time goes."""
+    drawn = []
+    if times := read_times(metrics):
+        drawn.append(_beside(file, "times"))
+        draw_times(times, title, drawn[-1])
+    with suppress(FileNotFoundError):
+        profile = json.loads(storage.read(f"{stage}/profile/operators.json"))
+        drawn.append(_beside(file, "profile"))
+        draw_operators(profile, title, drawn[-1])
+    return drawn
+
+
+def _beside(file: Path, what: str) -> Path:
+    return file.with_name(f"{file.stem}-{what}{file.suffix}")
 
 
 def read_curve(metrics: str) -> Curve:

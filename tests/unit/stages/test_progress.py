@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import torch
 from training import TINY, a_job
 from trainyard_api.stages import PretrainStage
 from trainyard_trainer.group import Group
 from trainyard_trainer.pulse import Pulse
 from trainyard_trainer.stages.progress import TrainingProgress
+from transformers import LlamaConfig
 
 
 def test_lines_that_can_not_be_written_are_written_when_they_can(tmp_path: Path) -> None:
@@ -15,10 +17,11 @@ def test_lines_that_can_not_be_written_are_written_when_they_can(tmp_path: Path)
     output.mkdir()
     job = a_job("pretrain", output, TINY, {})
     group = Group(job, 1, 0, 1, 0, output, {})
-    progress = TrainingProgress(PretrainStage.model_validate(TINY), group, Pulse(group))
+    stage = PretrainStage.model_validate(TINY)
+    progress = TrainingProgress(stage, LlamaConfig(), torch.device("cpu"), group, Pulse(group))
 
     def record(step: int) -> None:
-        progress.step(step, range(8 * step, 8 * step + 8), loss=1.0, learning_rate=0.1, grad_norm=1.0)
+        progress.step(step, range(8 * step, 8 * step + 8), loss=1.0, learning_rate=0.1, grad_norm=1.0, times={})
 
     record(1)
     output.rename(away)

@@ -25,8 +25,8 @@ from . import processes
 from .configuration import deepspeed_configuration
 from .numerics import Fault, Numerics
 from .optimizer import adamw, set_learning_rate
-from .own_time import OwnTime
 from .state import Fragment, fragments, set_steps
+from .step_times import StepTimes
 
 
 class Engine:
@@ -37,7 +37,7 @@ class Engine:
         configuration = deepspeed_configuration(stage, accumulation)
         self.device = device
         self.accumulation = accumulation
-        self.own_time = OwnTime(device)
+        self.times = StepTimes(device)
         """Of the last step."""
         self.losses: list[float] = []
         """Of the last step, this rank's micro-batches' parts of the global batch's loss."""
@@ -57,19 +57,21 @@ class Engine:
         Returns this rank's part of the global batch's mean loss, in nats per label: their sum over ranks is that loss.
         """
         self._deepspeed.train()
-        self.own_time.begin()
-        with self.own_time.counted():
+        self.times.begin()
+        with self.times.of("data"):
             own = list(micro_batches)
-        [num_labels] = processes.add_up(sum(each.num_labels for each in own))
+        with self.times.of("wait"):
+            [num_labels] = processes.add_up(sum(each.num_labels for each in own))
         mean = 1 / max(1, num_labels)
         as_deepspeed_means = self.accumulation * dist.get_world_size()  # over micro-batches and ranks
         losses = torch.zeros(len(own), dtype=torch.float64, device=self.device)
         for number, batch in enumerate(own):
             if number:
                 self._deepspeed.step()  # between micro-batches it only counts them
-            with self.own_time.counted():
+            with self.times.of("forward"):
                 loss = self._loss(batch, "sum") * mean
-            self._deepspeed.backward(loss * as_deepspeed_means)
+            with self.times.of("backward"):
+                self._deepspeed.backward(loss * as_deepspeed_means)
             losses[number] = loss.detach()
         self.losses = losses.tolist()
         return sum(self.losses)
@@ -82,7 +84,8 @@ class Engine:
         """
         set_learning_rate(self._adamw, learning_rate)
         fault = self.numerics.judge_loss(step, loss)
-        grad_norm = self._step_unless(fault is not None)
+        with self.times.of("optimizer"):
+            grad_norm = self._step_unless(fault is not None)
         if not fault:
             fault = self.numerics.judge_gradients(step, loss, grad_norm)
         if fault:

@@ -1,4 +1,4 @@
-"""metrics.jsonl of a stage: lines appended in storage where that is a folder, else in scratch, and put to storage whole.
+"""Files that a stage appends to, metrics.jsonl above all: in storage where that is a folder, else in scratch, and put whole.
 
 An object store can't append, so there the file is put after each checkpoint, behind training, and once more when the stage
 ends or stops; an attempt that resumes goes on from the file as it is there. Lines lost with a pod are of steps that are
@@ -19,16 +19,19 @@ _UNWRITTEN_BYTES = 4 * 1024 * 1024
 class MetricsFile:
     """The file of one attempt, for rank 0 alone."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, name: str = NAME) -> None:
         """Take up what the attempts before have written."""
-        self._path = group.output / NAME
+        self._name = name
+        self._path = group.output / name
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         self._unwritten = b""
         self._storage = None if is_folder(group.job.output_uri) else group.storage
         self._putting: Future[None] | None = None
         if self._storage:
             self._thread = ThreadPoolExecutor(1, "metrics")
             with suppress(FileNotFoundError):
-                self._path.write_bytes(self._storage.read(NAME))
+                self._path.write_bytes(self._storage.read(name))
 
     def append(self, line: bytes) -> None:
         """Add a line, after what is left from before; one that was written in part is continued."""
@@ -50,4 +53,4 @@ class MetricsFile:
 
     def _put(self) -> None:
         if self._storage and self._path.exists():
-            self._storage.write(NAME, self._path.read_bytes())
+            self._storage.write(self._name, self._path.read_bytes())

@@ -40,6 +40,7 @@ from ..group import Group
 from ..models.build import build_model, load_config, model_config
 from ..pulse import Pulse
 from ..scratch import Known
+from ..telemetry.profile import Profile
 from .progress import TrainingProgress
 
 _NAMED = 16
@@ -73,8 +74,9 @@ def train(group: Group, device: torch.device) -> Artifact | None:
     start, kept = (found.manifest.step, found.kept) if found else (0, None)
     engine.numerics.overrule(checkpoints.rolled_back, start)
     checkpoints.begin(start)
-    progress = TrainingProgress(stage, group, pulse)
+    progress = TrainingProgress(stage, config, device, group, pulse)
     progress.resumed(found, engine.numerics.skipped)
+    profile = Profile(stage.profile, group)
     del found  # and the memory of what was read
 
     held_out_losses = None
@@ -82,11 +84,14 @@ def train(group: Group, device: torch.device) -> Artifact | None:
         done = start
         while done < stage.steps:
             progress.start_clock()
+            profile.before(done + 1)
             step = done + 1
             batch, rate = engine.numerics.batch(step), learning_rate(step, stage)
             my_loss = engine.gradients(batches.micro_batches(batch))
-            saving.before_update()
-            loss, stop, *votes = processes.add_up(my_loss, group.stopping(), *saving.votes())
+            with engine.times.of("checkpoint"):
+                saving.before_update()
+            with engine.times.of("wait"):
+                loss, stop, *votes = processes.add_up(my_loss, group.stopping(), *saving.votes())
             grad_norm, fault = engine.update(step, loss, rate)
             if fault:
                 _leave_out(fault, batch, batches, progress, engine, checkpoints)
@@ -99,8 +104,9 @@ def train(group: Group, device: torch.device) -> Artifact | None:
                 loss=loss,
                 learning_rate=rate,
                 grad_norm=grad_norm,
-                own_seconds=engine.own_time.seconds,
+                times=engine.times.read(),
             )
+            profile.after(step)
 
             last = step == stage.steps
             if not (stop or last):

@@ -1,7 +1,8 @@
-"""What training says of itself, a step at a time: metrics.jsonl for plots, `Progress` for the status.
+"""What training says of itself, a step at a time: metrics.jsonl for plots, TensorBoard's events, `Progress` for the status.
 
 metrics.jsonl holds {time, attempt, step, position, sequences, loss, learning_rate, grad_norm, tokens, tokens_per_second,
-step_seconds} a step and {time, attempt, step, held_out_loss} a validation, with held_out_loss_<stage> for each part of a
+step_seconds, mfu, memory_bytes, seconds: {data, forward, backward, optimizer, checkpoint, wait}} a step, the last three of
+rank 0, and {time, attempt, step, held_out_loss} a validation, with held_out_loss_<stage> for each part of a
 mixture. `position` is the first of the step's `sequences` in the order of data, so the rows of each step's last attempt
 are a ledger of what was trained on. A batch that was left out is a line {time, attempt, step, fault: {kind, action, what,
 loss, grad_norm, position, sequences, samples}} before that of its step; `samples` are those whose own loss was no number, where
@@ -17,27 +18,41 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
 from trainyard_api.stages import PretrainStage
 from trainyard_api.status import CheckpointStatus, Progress
+from transformers import PretrainedConfig
 
 from ..checkpoint.memory import Found
 from ..engine.numerics import Fault
+from ..engine.step_times import Part, own_seconds
 from ..group import Group
 from ..pulse import Pulse
+from ..telemetry.events import header, scalars
+from ..telemetry.utilisation import peak_memory_bytes, utilisation_a_token
 from .metrics_file import MetricsFile
 
 _SILENT_SECONDS = 1.0
+_PLACES = ("position", "sequences")
+"""Where a step was in the data: for a ledger, not for curves."""
 
 
 class TrainingProgress:
     """Records steps. That a rank lives each one tells its agent; all else is rank 0's to tell."""
 
-    def __init__(self, stage: PretrainStage, group: Group, pulse: Pulse) -> None:
-        self.stage, self.group = stage, group
+    def __init__(
+        self, stage: PretrainStage, config: PretrainedConfig, device: torch.device, group: Group, pulse: Pulse
+    ) -> None:
+        self.stage, self.group, self._device = stage, group, device
+        self._utilisation = utilisation_a_token(stage, config, device, group.world_size)
         self._pulse = pulse
         self._last: dict[str, Any] = {"steps": stage.steps}
         self._file = MetricsFile(group) if group.rank == 0 else None
+        self._events = MetricsFile(group, f"tensorboard/events.out.tfevents.{group.attempt:06}") if self._file else None
+        if self._events:
+            self._events.append(header(time.time()))
         self._trouble = ""
+        self._parts: dict[Part, float] = {}
         self._clock = time.monotonic()
         self._seconds_a_step = 0.0
         self._eta = 0.0
@@ -64,13 +79,16 @@ class TrainingProgress:
         loss: float,
         learning_rate: float,
         grad_norm: float,
-        own_seconds: float | None = None,
+        times: dict[Part, float],
     ) -> None:
-        """Record a step that is done, on these positions in the order of data; this rank's own part took `own_seconds`."""
+        """Record a step that is done, on these positions in the order of data, which this rank spent these `times` on."""
         seconds = time.monotonic() - self._clock
-        self._pulse.step(step, own_seconds)
+        self._pulse.step(step, own_seconds(times))
         self._seconds_a_step = seconds if not self._seconds_a_step else 0.9 * self._seconds_a_step + 0.1 * seconds
         step_tokens = self.stage.global_batch * self.stage.sequence_length
+        if not self._file:
+            return
+        self._parts = {part: round(spent, 5) for part, spent in times.items()}
         self._record(
             step,
             position=positions.start,
@@ -81,6 +99,8 @@ class TrainingProgress:
             tokens=step * step_tokens,
             tokens_per_second=round(step_tokens / seconds, 1),
             step_seconds=round(seconds, 4),
+            **({"mfu": round(self._utilisation * step_tokens / seconds, 4)} if self._utilisation else {}),
+            memory_bytes=peak_memory_bytes(self._device),
         )
 
     def fault(self, fault: Fault, positions: range, where: str, samples: dict[str, list[int]]) -> None:
@@ -112,6 +132,8 @@ class TrainingProgress:
         if self._file:
             if checkpoint:
                 self._file.put()
+                if self._events:
+                    self._events.put()
             self.group.report(**{"checkpoint": checkpoint} if checkpoint else {}, metrics=gauges)
         self.alive()
 
@@ -125,14 +147,20 @@ class TrainingProgress:
         """Leave nothing unwritten; raises OSError if storage fails."""
         if self._file:
             self._file.close()
+        if self._events:
+            self._events.close()
 
     def _record(self, step: int, **values: float | int) -> None:
-        if not self._file:
+        if not self._file or not self._events:
             return
-        self._write(step, **values)
+        parts, self._parts = self._parts, {}
+        self._write(step, **values, **({"seconds": parts} if parts else {}))
+        spent = {f"seconds/{part}": seconds for part, seconds in parts.items()}
+        curves = {name: value for name, value in values.items() if name not in _PLACES}
+        self._events.append(scalars(step, time.time(), curves | spent))
         self._last |= values | {"step": step}
         self._eta = round((self.stage.steps - step) * self._seconds_a_step, 1)
-        self._report()
+        self._report({f"step_{part}_seconds": seconds for part, seconds in parts.items()})
 
     def _write(self, step: int, **values: object) -> None:
         if self._file:
@@ -140,8 +168,9 @@ class TrainingProgress:
             line = {"time": now, "attempt": self.group.attempt, "step": step, **values}
             self._file.append(json.dumps(line).encode() + b"\n")
 
-    def _report(self) -> None:
+    def _report(self, gauges: dict[str, float] | None = None) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         message = {"message": self._trouble} if self._trouble else {}
-        self.group.report(progress=Progress(**self._last, **message, eta_seconds=self._eta, heartbeat_time=now))
+        progress = Progress(**self._last, **message, eta_seconds=self._eta, heartbeat_time=now)
+        self.group.report(progress=progress, **({"metrics": gauges} if gauges else {}))
         self._reported = time.monotonic()

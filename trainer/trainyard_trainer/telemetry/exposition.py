@@ -24,6 +24,8 @@ PROGRESS = {
     "grad_norm": "Global gradient norm of the last step, before clipping.",
     "tokens_per_second": "Tokens trained on in a second, over all ranks.",
     "step_seconds": "Seconds that the last step took.",
+    "mfu": "Model FLOPs utilisation of the last step, 0 to 1.",
+    "memory_bytes": "Memory that rank 0 has had at most: allocated on its GPU, or else resident.",
     "eta_seconds": "Seconds to the end of the stage, at this speed.",
 }
 PHASES = ("idle", "running", "stopping", "succeeded", "failed")
