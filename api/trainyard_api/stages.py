@@ -210,11 +210,38 @@ def _never_compared(it: "PretrainStage") -> list[Mistake]:
 _SAVED, _VALIDATED = "self.checkpoint.everySteps", "self.validation.everySteps"
 
 
+TrackerName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+
+
+class WandbSettings(Model):
+    """A run at Weights & Biases. The image needs trainyard[wandb], and its pods WANDB_API_KEY."""
+
+    project: TrackerName
+    """Its project."""
+    entity: TrackerName | None = None
+    """User or team; that of the key if not given."""
+    mode: Literal["Online", "Offline"] = "Online"
+    """`Offline` writes to the stage's folder, for `wandb sync`."""
+
+
+class MlflowSettings(Model):
+    """A run at an MLflow server. The image needs trainyard[mlflow]."""
+
+    tracking_uri: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    """http://…, or the file:///… of a folder."""
+    experiment: TrackerName
+    """Made if there is none of this name."""
+
+
 class TelemetrySettings(Model):
     """What training tells beside loss and speed."""
 
     peak_flops: Annotated[float, Field(gt=0, le=1e18)] | None = None
     """FLOP a second that a rank's device can do at most, for the MFU; by its data sheet if not given, on a CPU unknown."""
+    wandb: WandbSettings | None = None
+    """Tell Weights & Biases too."""
+    mlflow: MlflowSettings | None = None
+    """Tell MLflow too."""
 
 
 LONGEST_PROFILE = 100

@@ -29,6 +29,7 @@ from ..engine.step_times import Part, own_seconds
 from ..group import Group
 from ..pulse import Pulse
 from ..telemetry.events import header, scalars
+from ..telemetry.trackers import Trackers
 from ..telemetry.utilisation import peak_memory_bytes, utilisation_a_token
 from .metrics_file import MetricsFile
 
@@ -49,6 +50,7 @@ class TrainingProgress:
         self._last: dict[str, Any] = {"steps": stage.steps}
         self._file = MetricsFile(group) if group.rank == 0 else None
         self._events = MetricsFile(group, f"tensorboard/events.out.tfevents.{group.attempt:06}") if self._file else None
+        self._trackers = Trackers(stage.telemetry, group) if self._file else None
         if self._events:
             self._events.append(header(time.time()))
         self._trouble = ""
@@ -149,15 +151,18 @@ class TrainingProgress:
             self._file.close()
         if self._events:
             self._events.close()
+        if self._trackers:
+            self._trackers.close()
 
     def _record(self, step: int, **values: float | int) -> None:
-        if not self._file or not self._events:
+        if not self._file or not self._events or not self._trackers:
             return
         parts, self._parts = self._parts, {}
         self._write(step, **values, **({"seconds": parts} if parts else {}))
         spent = {f"seconds/{part}": seconds for part, seconds in parts.items()}
         curves = {name: value for name, value in values.items() if name not in _PLACES}
         self._events.append(scalars(step, time.time(), curves | spent))
+        self._trackers.log(step, curves | spent)
         self._last |= values | {"step": step}
         self._eta = round((self.stage.steps - step) * self._seconds_a_step, 1)
         self._report({f"step_{part}_seconds": seconds for part, seconds in parts.items()})
