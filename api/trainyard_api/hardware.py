@@ -31,7 +31,7 @@ class Hardware(Model):
     source: Annotated[str, StringConstraints(max_length=500)] = ""
     """Where the figures are from."""
     device_names: list[str] = []
-    """What drivers call it: the longest one that begins a device's name says which it is."""
+    """What drivers call it, to the letter: a slice of one (MIG) or another variant has another peak."""
 
     @property
     def memory_bytes(self) -> int:
@@ -72,7 +72,7 @@ HARDWARE: dict[str, Hardware] = {
         watts=700,
         price_per_hour=3.0,
         source=_nvidia("H100 SXM5"),
-        device_names=["NVIDIA H100", "NVIDIA H100 80GB HBM3"],
+        device_names=["NVIDIA H100 80GB HBM3"],
     ),
     "h100-nvl": Hardware(
         bf16_flops=835.5e12,
@@ -97,7 +97,7 @@ HARDWARE: dict[str, Hardware] = {
         watts=400,
         price_per_hour=1.3,
         source=_nvidia("A100 80GB SXM"),
-        device_names=["NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB", "NVIDIA A100-SXM-80GB"],
+        device_names=["NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"],
     ),
     "a100-40gb": Hardware(
         bf16_flops=312e12,
@@ -140,10 +140,4 @@ HARDWARE: dict[str, Hardware] = {
 
 def of_device(name: str, table: Mapping[str, Hardware] = HARDWARE) -> Hardware | None:
     """What a device is that its driver calls so; None for one that the table doesn't know."""
-    named = [(known, each) for each in table.values() for known in each.device_names if _begins(name, known)]
-    return max(named, key=lambda pair: len(pair[0]))[1] if named else None
-
-
-def _begins(name: str, known: str) -> bool:
-    """Whether it is that device, or a variant: "NVIDIA L4" begins "NVIDIA L4", and not "NVIDIA L40S"."""
-    return name == known or name.startswith(f"{known} ")
+    return next((each for each in table.values() if name in each.device_names), None)
