@@ -27,7 +27,7 @@ def a_group(folder: Path) -> Group:
 @pytest.mark.parametrize("name", [name for name in WANTED if not find_spec(name)])
 def test_a_tracker_that_is_not_installed_ends_the_run_with_the_remedy(name: str, tmp_path: Path) -> None:
     settings = TelemetrySettings.read({name: WANTED[name]})
-    with pytest.raises(PermanentError, match=rf"pretrain.telemetry.{name}: .* pip install 'trainyard\[{name}\]'"):
+    with pytest.raises(PermanentError, match=rf"pretrain.telemetry.{name}: .*pip install 'trainyard\[{name}\]'"):
         Trackers(settings, a_group(tmp_path))
 
 
