@@ -25,6 +25,8 @@ def progress(progress: Progress | None) -> str:
         parts.append(f"held-out loss {progress.held_out_loss:.3f}")
     if progress.tokens_per_second is not None:
         parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.mfu is not None:
+        parts.append(f"{progress.mfu:.1%} MFU")
     if progress.skipped_batches:
         parts.append(f"{progress.skipped_batches} skipped batch{'es' if progress.skipped_batches > 1 else ''}")
     if progress.eta_seconds and progress.step < progress.steps:

@@ -54,7 +54,7 @@ class TrainingProgress:
         if self._events:
             self._events.append(header(time.time()))
         self._trouble = ""
-        self._parts: dict[Part, float] = {}
+        self._times: dict[Part, float] = {}
         self._clock = time.monotonic()
         self._seconds_a_step = 0.0
         self._eta = 0.0
@@ -90,7 +90,7 @@ class TrainingProgress:
         step_tokens = self.stage.global_batch * self.stage.sequence_length
         if not self._file:
             return
-        self._parts = {part: round(spent, 5) for part, spent in times.items()}
+        self._times = {part: round(spent, 5) for part, spent in times.items()}
         self._record(
             step,
             position=positions.start,
@@ -157,15 +157,15 @@ class TrainingProgress:
     def _record(self, step: int, **values: float | int) -> None:
         if not self._file or not self._events or not self._trackers:
             return
-        parts, self._parts = self._parts, {}
-        self._write(step, **values, **({"seconds": parts} if parts else {}))
-        spent = {f"seconds/{part}": seconds for part, seconds in parts.items()}
+        times, self._times = self._times, {}
+        self._write(step, **values, **({"seconds": times} if times else {}))
+        spent = {f"seconds/{part}": seconds for part, seconds in times.items()}
         curves = {name: value for name, value in values.items() if name not in _PLACES}
         self._events.append(scalars(step, time.time(), curves | spent))
         self._trackers.log(step, curves | spent)
         self._last |= values | {"step": step}
         self._eta = round((self.stage.steps - step) * self._seconds_a_step, 1)
-        self._report({f"step_{part}_seconds": seconds for part, seconds in parts.items()})
+        self._report({f"step_{part}_seconds": seconds for part, seconds in times.items()})
 
     def _write(self, step: int, **values: object) -> None:
         if self._file:
