@@ -119,7 +119,7 @@ def test_a_profile_has_a_time_line_and_the_operators_of_its_steps(undisturbed: P
     assert told["steps"] == [3, 4]
     # Two steps of two micro-batches' one forward pass a rank: seven linear layers in each of two layers, and the head.
     assert calls["aten::linear"] == 2 * (2 * 7 + 1)
-    assert "aten::linear" in (profile / "operators.txt").read_text()
+    assert "aten::mm" in (profile / "operators.txt").read_text()
 
 
 async def test_a_killed_rank_costs_the_ranks_a_killed_agent_its_pod_and_neither_a_bit_of_the_weights(
