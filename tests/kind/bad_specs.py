@@ -237,6 +237,14 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         {"spec.recovery": {"rules": [{"stages": ["bass"], "action": "Fail"}]}},
         ("spec.recovery", "stage", "use"),
     ),
+    "a profile that ends before it begins": (
+        {"spec.stages.1.pretrain.profile": {"steps": [15, 10]}},
+        ("profile", "the first and the last step of 100 at most"),
+    ),
+    "a profile of later steps than there are": (
+        {"spec.stages.1.pretrain.profile": {"steps": [95, 101]}},
+        ("profile", "there are fewer steps", "profile earlier ones"),
+    ),
     "a run's name that can't name pods": (
         {"metadata.name": "my.run"},
         ("a run's name begins with a letter and holds lower-case letters, digits and '-'", "rename the run"),
