@@ -1,10 +1,10 @@
 """A process that has imported all that a stage needs, and forks ranks: `python -m trainyard_trainer.warm STAGE SOCKET`.
 
 From assignment to the beginning of a rank's stage it takes 0.04 s instead of 5.0 s (median of 6, 2 cores, torch 2.x on CPU):
-what is saved is importing torch, DeepSpeed and transformers. That includes what DeepSpeed imports with its first optimizer: until
-its first step (small model, ZeRO 2) a rank then needs 0.26 s of CPU, not 2.4 s. This process imports them when its agent starts,
-while the pod waits for its group, and does nothing else: no CUDA, no thread, no process group, so that a fork of it is as good
-as a fresh interpreter. What it takes (265 MB) its forks share.
+what is saved is importing torch, DeepSpeed and transformers. That includes what DeepSpeed imports with its first optimizer:
+until its first step (small model, ZeRO 2) a rank then needs 0.26 s of CPU, not 2.4 s. This process imports them when its agent
+starts, while the pod waits for its group, and does nothing else: no CUDA, no thread, no process group, so that a fork of it is
+as good as a fresh interpreter. What it takes (265 MB) its forks share.
 
 The agent asks over a Unix socket: the rank's whole environment as JSON, and the descriptors that it is to have under the
 numbers they have there. Ranks are forked twice, so that they are children of the agent (their next subreaper), which reaps
