@@ -87,15 +87,24 @@ class Namespace:
         kubectl("apply", "-f", "-", given=yaml.safe_dump_all([space, volume, claim]))
 
     def delete(self) -> None:
-        """Delete the namespace with all that is in it, and its volume."""
+        """Delete the namespace with all that is in it, and its volume: what still runs is waited for, it would take CPU."""
         kubectl("-n", self.name, "delete", "trainingruns", "--all", "--wait=false", check=False)
-        kubectl("delete", "namespace", self.name, "--timeout=90s", check=False)
-        kubectl("delete", "persistentvolume", self.name, check=False)
+        kubectl("delete", "namespace", self.name, "--wait=false", check=False)
+        kubectl("delete", "persistentvolume", self.name, "--wait=false", check=False)
+        eventually(lambda: not self.running(), 90, f"nothing runs in {self.name}", detail=lambda: str(self.running()))
 
     def apply(self, manifest: dict[str, Any]) -> "Run":
         """Apply a run, as a user does."""
         kubectl("-n", self.name, "apply", "-f", "-", given=json.dumps(manifest))
         return Run(self, manifest["metadata"]["name"])
+
+    def running(self) -> list[str]:
+        """Pods on nodes that have not ended."""
+        return [
+            pod["metadata"]["name"]
+            for pod in self.pods()
+            if pod["spec"].get("nodeName") and pod["status"]["phase"] in ("Pending", "Running")
+        ]
 
     def pods(self, *selectors: str) -> list[dict[str, Any]]:
         """The namespace's pods."""
@@ -170,6 +179,12 @@ class Run:
         }
         path = f"/api/v1/namespaces/{self.namespace.name}/pods/{name}/eviction"
         kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))
+
+    def steps(self) -> list[int]:
+        """Every step that its stage `base` has done, as often as it was done."""
+        file = self.namespace.folder / self.namespace.name / self.name / "base/metrics.jsonl"
+        rows = map(json.loads, file.read_text().splitlines())
+        return [row["step"] for row in rows if "loss" in row]
 
     def weights(self, stage: str) -> str:
         """SHA-256 of the weights that an export stage wrote."""

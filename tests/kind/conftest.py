@@ -1,11 +1,15 @@
-"""Fixtures on the cluster that `make kind-up` has made: a namespace a module, and the pod of the operator that acts."""
+"""Fixtures on the cluster that `make kind-up` has made: a namespace a module, the pod of the operator that acts, and runs that
+nothing happens to, one for all modules that compare with it.
+"""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kind.cluster import SYSTEM, Namespace, get, kubectl
+from conditions import eventually
+from kind.cluster import SYSTEM, Namespace, Run, get, kubectl
+from kind.runs import STEPS, seldom_saving, small_run
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,6 +26,45 @@ def namespace(request: pytest.FixtureRequest) -> Iterator[Namespace]:
     found.create()
     yield found
     found.delete()
+
+
+@pytest.fixture(scope="session")
+def calm() -> Iterator[Namespace]:
+    """A namespace of runs that nothing happens to."""
+    found = Namespace("calm")
+    found.create()
+    yield found
+    found.delete()
+
+
+@pytest.fixture(scope="session")
+def story(calm: Namespace) -> list[dict[str, str]]:
+    """All that `kubectl get trainingruns` has shown of the run that is `undisturbed`, from its first moment to its end."""
+    run, told = calm.apply(small_run("undisturbed", steps=STEPS)), list[dict[str, str]]()
+
+    def finished() -> bool:
+        row = run.columns()
+        if not told or row != told[-1]:
+            told.append(row)
+        return row["PHASE"] in ("Succeeded", "Failed")
+
+    eventually(finished, 300, "the run ends", detail=lambda: str(told))
+    return told
+
+
+@pytest.fixture(scope="session")
+def undisturbed(calm: Namespace, story: list[dict[str, str]]) -> Run:
+    """Four workers, STEPS steps, that nothing happened to."""
+    assert story[-1]["PHASE"] == "Succeeded", story
+    return Run(calm, "undisturbed")
+
+
+@pytest.fixture(scope="session")
+def undisturbed_pair(calm: Namespace) -> Run:
+    """Two workers that saved at the end alone, and that nothing happened to."""
+    run = calm.apply(seldom_saving("undisturbed-pair"))
+    run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
+    return run
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Faults that the kind suite and `benchmarks.recovery` bring about: with the node's own tools, from outside of the pods."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kind.cluster import CONTEXT, SYSTEM, Run, get, kubectl
@@ -57,6 +57,14 @@ def use_up_memory(run: Run, worker: int, stage: str) -> str:
     )
     kubectl("-n", run.namespace.name, "exec", name, "--", "python", "-c", taking, check=False)
     return name
+
+
+def signaller(pod: str) -> Callable[[str], object]:
+    """Sends signals to the process of an operator's pod from its node: a container's first process takes none of its own."""
+    node = str(get("-n", SYSTEM, "pod", pod)["spec"]["nodeName"])
+    found = docker("exec", node, "sh", "-c", f"grep -lsxz POD_NAME={pod} /proc/[0-9]*/environ || true").splitlines()
+    [pid] = {path.split("/")[2] for path in found}
+    return lambda signal: docker("exec", node, "sh", "-c", f"kill -{signal} {pid}")
 
 
 @contextmanager

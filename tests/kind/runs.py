@@ -2,6 +2,10 @@
 
 from typing import Any
 
+STEPS = 240
+"""Of runs of four workers that faults are brought upon: a status shows progress every 5 s."""
+SELDOM_STEPS = 200
+
 
 def small_run(name: str, *, workers: int = 4, steps: int = 60, **spec: Any) -> dict[str, Any]:
     """prepare → pretrain (ZeRO-2) → evaluate → export of a Llama with 0.2 M parameters.
@@ -55,3 +59,10 @@ def small_run(name: str, *, workers: int = 4, steps: int = 60, **spec: Any) -> d
             **spec,
         },
     }
+
+
+def seldom_saving(name: str, *, steps: int = SELDOM_STEPS, **spec: Any) -> dict[str, Any]:
+    """A run of two workers whose only checkpoints are those of a stop and of the end."""
+    run = small_run(name, workers=2, steps=steps, **spec)
+    run["spec"]["stages"][1]["pretrain"]["checkpoint"] = {"everySteps": 10 * steps}
+    return run

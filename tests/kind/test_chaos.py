@@ -1,22 +1,23 @@
 """Everything that can be killed is killed, and the run ends with the weights of one that nothing happened to."""
 
+import json
 import time
 
-import pytest
-from kind.cluster import Namespace, Run, kubectl
-from kind.faults import kill_agent, kill_node, leading_node, paused_api_server, start_node, use_up_memory
-from kind.runs import small_run
+from conditions import eventually
+from kind.cluster import SYSTEM, Namespace, Run, kubectl
+from kind.faults import (
+    kill_agent,
+    kill_node,
+    leading_node,
+    paused_api_server,
+    signaller,
+    start_node,
+    use_up_memory,
+)
+from kind.runs import STEPS, small_run
+from trainyard_api.names import LABEL_RANK, LABEL_RUN, LABEL_STAGE
 
-STEPS = 240
 NODES = ("trainyard-worker", "trainyard-worker2")
-
-
-@pytest.fixture(scope="module")
-def calm(namespace: Namespace) -> Run:
-    """A run that nothing happens to."""
-    run = namespace.apply(small_run("calm", steps=STEPS))
-    run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
-    return run
 
 
 def training(namespace: Namespace, name: str) -> Run:
@@ -28,7 +29,7 @@ def training(namespace: Namespace, name: str) -> Run:
     return run
 
 
-def test_a_killed_agent_costs_its_container_and_not_its_pod(namespace: Namespace, calm: Run) -> None:
+def test_a_killed_agent_costs_its_container_and_not_its_pod(namespace: Namespace, undisturbed: Run) -> None:
     run = training(namespace, "headless")
     before = run.pod(1, "base")
     pod = kill_agent(run, 1, "base")
@@ -41,10 +42,35 @@ def test_a_killed_agent_costs_its_container_and_not_its_pod(namespace: Namespace
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["status"]["podIP"] == before["status"]["podIP"]
     assert [own["restartCount"] for own in after["status"]["containerStatuses"]] == [1]
-    assert run.weights("folder") == calm.weights("folder")
+    assert run.weights("folder") == undisturbed.weights("folder")
 
 
-def test_a_rank_that_runs_out_of_memory_says_so_and_its_pod_lives_on(namespace: Namespace, calm: Run) -> None:
+def test_a_leader_killed_between_two_creates_is_succeeded_by_one_that_makes_the_rest(
+    namespace: Namespace, undisturbed: Run, operator_pod: str
+) -> None:
+    quota = {"kind": "ResourceQuota", "apiVersion": "v1", "metadata": {"name": "half"}, "spec": {"hard": {"pods": "2"}}}
+    kubectl("-n", namespace.name, "apply", "-f", "-", given=json.dumps(quota))
+    run = namespace.apply(small_run("halved", steps=STEPS))
+
+    def group() -> dict[str, int]:
+        pods = namespace.pods(f"{LABEL_RUN}={run.name}", f"{LABEL_STAGE}=base")
+        return {pod["metadata"]["uid"]: int(pod["metadata"]["labels"][LABEL_RANK]) for pod in pods}
+
+    run.until(lambda s: (s.get("stage"), s.get("reason")) == ("base", "PodRefused"), 120, "may make no more pods")
+    eventually(lambda: len(group()) == 2, 30, "two pods of four are made")
+    made = group()
+    signaller(operator_pod)("KILL")  # and its pod goes, or it would lead again under its name
+    kubectl("-n", SYSTEM, "delete", "pod", operator_pod, "--force", "--grace-period=0")
+    kubectl("-n", namespace.name, "delete", "resourcequota", "half")
+    status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
+
+    assert sorted(group().values()) == [0, 1, 2, 3]
+    assert made.items() <= group().items()
+    assert (status.get("recoveries", []), status["attempt"]) == ([], 4), "each of the four stages has one attempt"
+    assert run.weights("folder") == undisturbed.weights("folder")
+
+
+def test_a_rank_that_runs_out_of_memory_says_so_and_its_pod_lives_on(namespace: Namespace, undisturbed: Run) -> None:
     run = training(namespace, "hungry")
     first = run.group("base")
     pod = use_up_memory(run, 2, "base")
@@ -54,20 +80,20 @@ def test_a_rank_that_runs_out_of_memory_says_so_and_its_pod_lives_on(namespace: 
     assert (recovery["cause"], recovery["tier"], recovery["pod"]) == ("OutOfMemory", "ranks", pod)
     assert "raise spec.resources.memory" in recovery["message"]
     assert run.group("base") == first
-    assert run.weights("folder") == calm.weights("folder")
+    assert run.weights("folder") == undisturbed.weights("folder")
 
 
-def test_training_goes_on_while_the_api_server_is_silent(namespace: Namespace, calm: Run) -> None:
+def test_training_goes_on_while_the_api_server_is_silent(namespace: Namespace, undisturbed: Run) -> None:
     run = training(namespace, "unheard")
     with paused_api_server():
         time.sleep(20)  # longer than a lease lasts and than any call may take
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
     assert status.get("recoveries", []) == []
-    assert run.weights("folder") == calm.weights("folder")
+    assert run.weights("folder") == undisturbed.weights("folder")
 
 
 def test_a_node_that_is_killed_and_comes_back_costs_no_failure_and_no_bit_of_the_weights(
-    namespace: Namespace, calm: Run
+    namespace: Namespace, undisturbed: Run
 ) -> None:
     doomed = next(node for node in NODES if node != leading_node())
 
@@ -88,4 +114,4 @@ def test_a_node_that_is_killed_and_comes_back_costs_no_failure_and_no_bit_of_the
     assert (recovery["cause"], recovery["tier"], recovery["node"]) == ("NodeLost", "pod", doomed)
     assert recovery["detectSeconds"] < 15
     assert status["restarts"]["disruptions"] == status["restarts"]["total"] == 1
-    assert run.weights("folder") == calm.weights("folder")
+    assert run.weights("folder") == undisturbed.weights("folder")

@@ -3,32 +3,15 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from conditions import eventually
 from kind.cluster import SYSTEM, Namespace, Run, kubectl, trainyard
-from kind.runs import small_run
-
-STEPS = 200
+from kind.runs import SELDOM_STEPS, seldom_saving, small_run
 
 
 def tell(kubeconfig: Path, run: Run, verb: str, *flags: str) -> str:
     """What a verb prints of a run of the cluster."""
     return trainyard(kubeconfig, verb, run.name, "-n", run.namespace.name, *flags)
-
-
-def seldom_saving(name: str, steps: int = STEPS, **spec: Any) -> dict[str, Any]:
-    """A run whose only checkpoints are those of a stop and of the end."""
-    run = small_run(name, workers=2, steps=steps, **spec)
-    run["spec"]["stages"][1]["pretrain"]["checkpoint"] = {"everySteps": 10 * steps}
-    return run
-
-
-def steps_of(run: Run) -> list[int]:
-    """Every step that was done, as often as it was done."""
-    file = run.namespace.folder / run.namespace.name / run.name / "base/metrics.jsonl"
-    rows = map(json.loads, file.read_text().splitlines())
-    return [row["step"] for row in rows if "loss" in row]
 
 
 def live_pods(run: Run) -> list[str]:
@@ -37,17 +20,14 @@ def live_pods(run: Run) -> list[str]:
 
 
 def test_a_suspended_run_saves_holds_nothing_and_resumed_ends_with_the_same_weights(
-    namespace: Namespace, kubeconfig: Path, operator_pod: str
+    namespace: Namespace, kubeconfig: Path, operator_pod: str, undisturbed_pair: Run
 ) -> None:
-    calm = namespace.apply(seldom_saving("calm"))
-    calm.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
-
     run = namespace.apply(seldom_saving("resting"))
     run.until(lambda s: s.get("stage") == "base" and (s.get("progress") or {}).get("step", 0) >= 20, 180, "trains")
     tell(kubeconfig, run, "suspend")
     suspended = run.until(lambda s: s.get("phase") == "Suspended", 90, "is suspended")
     assert live_pods(run) == []
-    assert suspended["checkpoint"]["step"] == steps_of(run)[-1] >= 20
+    assert suspended["checkpoint"]["step"] == run.steps()[-1] >= 20
     assert suspended["observedGeneration"] == 2
     assert "activeSince" not in suspended
     page = kubectl("get", "--raw", f"/api/v1/namespaces/{SYSTEM}/pods/{operator_pod}:8080/proxy/metrics").stdout
@@ -57,8 +37,8 @@ def test_a_suspended_run_saves_holds_nothing_and_resumed_ends_with_the_same_weig
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds after it was resumed")
     assert (status["restarts"]["total"], status.get("recoveries", [])) == (0, [])
     assert status["activeSeconds"] > suspended["activeSeconds"]
-    assert steps_of(run) == list(range(1, STEPS + 1))
-    assert run.weights("folder") == calm.weights("folder")
+    assert run.steps() == list(range(1, SELDOM_STEPS + 1))
+    assert run.weights("folder") == undisturbed_pair.weights("folder")
 
 
 def test_a_run_past_its_deadline_saves_and_fails_and_its_time_to_live_may_still_be_set(namespace: Namespace) -> None:
@@ -74,13 +54,13 @@ def test_a_run_past_its_deadline_saves_and_fails_and_its_time_to_live_may_still_
     status = run.status
     assert status["reason"] == "DeadlineExceeded"
     assert live_pods(run) == []
-    assert status["checkpoint"]["step"] == steps_of(run)[-1]
+    assert status["checkpoint"]["step"] == run.steps()[-1]
     assert status["restarts"]["total"] == 0
 
     patch(run, ttlSecondsAfterFinished=1)
     listed = ("-n", namespace.name, "get", "trainingruns,pods", "-o", "name")
     eventually(lambda: "late" not in kubectl(*listed).stdout, 90, "the run and its pods are deleted")
-    assert steps_of(run), "what it made stays"
+    assert run.steps(), "what it made stays"
 
 
 def patch(run: Run, **spec: object) -> None:

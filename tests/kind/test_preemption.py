@@ -4,23 +4,13 @@ import json
 
 from conditions import eventually
 from kind.cluster import Namespace, Run, kubectl
-from kind.runs import small_run
+from kind.runs import SELDOM_STEPS, seldom_saving
 from trainyard_api.exit_codes import ExitCode
 
-STEPS = 200
 
-
-def seldom_saving(name: str) -> dict[str, object]:
-    """A run whose only checkpoints are those of a stop and of the end."""
-    run = small_run(name, workers=2, steps=STEPS)
-    run["spec"]["stages"][1]["pretrain"]["checkpoint"] = {"everySteps": 10 * STEPS}
-    return run
-
-
-def test_an_evicted_pod_saves_its_last_step_and_no_step_is_done_again(namespace: Namespace) -> None:
-    calm = namespace.apply(seldom_saving("calm"))
-    calm.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
-
+def test_an_evicted_pod_saves_its_last_step_and_no_step_is_done_again(
+    namespace: Namespace, undisturbed_pair: Run
+) -> None:
     run = namespace.apply(seldom_saving("evicted"))
     run.until(
         lambda s: s.get("stage") == "base" and (s.get("progress") or {}).get("step", 0) >= 20, 180, "trains to step 20"
@@ -43,8 +33,8 @@ def test_an_evicted_pod_saves_its_last_step_and_no_step_is_done_again(namespace:
     [recovery] = status["recoveries"]
     assert recovery["cause"] == "Evicted"
     assert recovery["resumedStep"] >= 20, "the checkpoint of the stop, for there was no other"
-    assert steps_of(run) == list(range(1, STEPS + 1))
-    assert run.weights("folder") == calm.weights("folder")
+    assert run.steps() == list(range(1, SELDOM_STEPS + 1))
+    assert run.weights("folder") == undisturbed_pair.weights("folder")
 
 
 def exit_code(namespace: Namespace, pod: str) -> int | None:
@@ -54,10 +44,3 @@ def exit_code(namespace: Namespace, pod: str) -> int | None:
         if terminated := container["state"].get("terminated"):
             return int(terminated["exitCode"])
     return None
-
-
-def steps_of(run: Run) -> list[int]:
-    """Every step that was done, as often as it was done."""
-    file = run.namespace.folder / run.namespace.name / run.name / "base/metrics.jsonl"
-    rows = map(json.loads, file.read_text().splitlines())
-    return [row["step"] for row in rows if "loss" in row]

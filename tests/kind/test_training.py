@@ -6,33 +6,13 @@ The disturbed run must end with the undisturbed run's weights, bit for bit.
 import subprocess
 import sys
 
-import pytest
 from conditions import eventually
 from kind.cluster import SYSTEM, Namespace, Run, kubectl
-from kind.runs import small_run
-
-STEPS = 240
+from kind.runs import STEPS, small_run
 
 
-@pytest.fixture(scope="module")
-def undisturbed(namespace: Namespace) -> Run:
-    """A run that nothing happens to."""
-    run = namespace.apply(small_run("calm", steps=STEPS))
-    run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
-    return run
-
-
-def test_kubectl_get_tells_the_story_of_a_run(namespace: Namespace) -> None:
-    run = namespace.apply(small_run("told", steps=120))
-    told: list[dict[str, str]] = []
-
-    def finished() -> bool:
-        row = run.columns()
-        if not told or row != told[-1]:
-            told.append(row)
-        return row["PHASE"] in ("Succeeded", "Failed")
-
-    eventually(finished, 300, "the run ends", detail=lambda: str(told))
+def test_kubectl_get_tells_the_story_of_a_run(story: list[dict[str, str]]) -> None:
+    told = story
     stages = [row["STAGE"] for row in told if row["STAGE"]]
     assert sorted(set(stages), key=stages.index) == ["corpus", "base", "report", "folder"], told
     for stage, workers in {"corpus": "1", "base": "4", "report": "1", "folder": "1"}.items():
@@ -44,9 +24,9 @@ def test_kubectl_get_tells_the_story_of_a_run(namespace: Namespace) -> None:
     training = [row for row in told if row["REASON"] == "Training" and row["STEP"]]
     steps = [int(row["STEP"]) for row in training]
     assert steps == sorted(steps)
-    assert steps[-1] <= 120
+    assert steps[-1] <= STEPS
     assert all(0 < float(row["LOSS"]) < 10 for row in training if row["LOSS"])
-    assert told[-1]["CHECKPOINT"] == "120"
+    assert told[-1]["CHECKPOINT"] == str(STEPS)
     assert told[-1]["REASON"] == "Completed"
     assert {row["RESTARTS"] for row in told if row["RESTARTS"]} <= {"0"}
 
@@ -62,7 +42,14 @@ def test_every_stage_succeeds_and_says_what_it_made(undisturbed: Run) -> None:
     assert status["conditions"][0]["type"] == "Succeeded"
     assert status["conditions"][0]["status"] == "True"
     assert status["conditions"][0]["observedGeneration"] == 1
-    kubectl("-n", undisturbed.namespace.name, "wait", "--for=condition=Succeeded", "trainingrun/calm", "--timeout=5s")
+    kubectl(
+        "-n",
+        undisturbed.namespace.name,
+        "wait",
+        "--for=condition=Succeeded",
+        f"trainingrun/{undisturbed.name}",
+        "--timeout=5s",
+    )
 
 
 def test_workers_spread_over_both_nodes(undisturbed: Run) -> None:
@@ -159,7 +146,7 @@ def test_deleting_a_run_in_mid_training_leaves_nothing_behind(namespace: Namespa
 
 
 def test_the_exported_folder_opens_with_transformers(undisturbed: Run) -> None:
-    folder = undisturbed.namespace.folder / undisturbed.namespace.name / "calm" / "folder" / "model"
+    folder = undisturbed.namespace.folder / undisturbed.namespace.name / undisturbed.name / "folder" / "model"
     code = (
         "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer; "
         "t = AutoTokenizer.from_pretrained(sys.argv[1]); m = AutoModelForCausalLM.from_pretrained(sys.argv[1]); "

@@ -4,14 +4,13 @@ This machine and the nodes have one clock, so what the Lease says of when it was
 was struck. Figures are printed; the bounds are what is promised.
 """
 
-import subprocess
 import time
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from conditions import eventually
 from kind.cluster import SYSTEM, Namespace, get, kubectl
+from kind.faults import signaller
 from kind.runs import small_run
 from trainyard_api.names import LABEL_RANK, LABEL_RUN, LABEL_STAGE
 
@@ -34,19 +33,6 @@ def taken_by_another(before: str) -> float:
         return datetime.fromisoformat(spec["acquireTime"]).timestamp() if other else None
 
     return eventually(taken, 60, f"another operator than {before} leads", detail=lambda: str(lease()))
-
-
-def signaller(pod: str) -> Callable[[str], None]:
-    """Sends signals to a pod's process from its node: from within, a container's first process can't be killed or stopped."""
-    node = get("-n", SYSTEM, "pod", pod)["spec"]["nodeName"]
-
-    def on_node(script: str) -> str:
-        command = ["docker", "exec", node, "sh", "-c", script]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-
-    found = on_node(f"grep -lsxz POD_NAME={pod} /proc/[0-9]*/environ || true").splitlines()
-    [pid] = {path.split("/")[2] for path in found}
-    return lambda signal: print(on_node(f"kill -{signal} {pid}"), end="")
 
 
 def restarts(pod: str) -> int:
