@@ -77,6 +77,28 @@ ROWS: dict[str, list[Panel]] = {
             {"{{run}}/{{stage}}": f"max by (namespace, run, stage) (trainyard_step_seconds{{{RUN}}})"},
         ),
         Panel(
+            "What a step is spent on",
+            "Seconds of rank 0's last step; backward passes exchange gradients on the way.",
+            "s",
+            {
+                f"{{{{run}}}}/{{{{stage}}}} {part}": "max by (namespace, run, stage) "
+                f"(trainyard_step_{part}_seconds{{{RUN}}})"
+                for part in ("data", "forward", "backward", "optimizer", "checkpoint", "wait")
+            },
+        ),
+        Panel(
+            "Model FLOPs utilisation",
+            "FLOPs of the model for the tokens of a second, to the peak of all ranks' devices, where that is known.",
+            "percentunit",
+            {"{{run}}/{{stage}}": f"max by (namespace, run, stage) (trainyard_mfu{{{RUN}}})"},
+        ),
+        Panel(
+            "Memory of rank 0",
+            "At most so far: allocated on its GPU, or resident.",
+            "bytes",
+            {"{{run}}/{{stage}}": f"max by (namespace, run, stage) (trainyard_memory_bytes{{{RUN}}})"},
+        ),
+        Panel(
             "Tokens trained on",
             "Since the run's first step, over all ranks.",
             "short",

@@ -55,6 +55,7 @@ RUN = {
                     "globalBatch": 2,
                     "microBatch": 2,
                     "checkpoint": {"everySteps": 25},
+                    "telemetry": {"peakFlops": 1e11},
                     "validation": {"everySteps": 25, "sequences": 2},
                 },
             },
