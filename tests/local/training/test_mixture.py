@@ -72,6 +72,18 @@ def test_any_number_of_ranks_trains_on_the_same_global_batches(trained: Path) ->
     assert losses(trained / "three ranks") == pytest.approx(losses(trained / "two ranks"), abs=1e-6)
 
 
+def test_the_loss_of_each_part_is_told(trained: Path) -> None:
+    """Rows have equally many labels, and 7 or 8 of a global batch's 12 are of the part of weight 3 of 5."""
+    of_ranks = [
+        [line for line in metric_lines(trained / name) if "loss" in line] for name in ("two ranks", "three ranks")
+    ]
+    for two, three in zip(*of_ranks, strict=True):
+        corpus, code = two["loss_corpus"], two["loss_code"]
+        assert any(two["loss"] == pytest.approx((rows * corpus + (12 - rows) * code) / 12, abs=1e-5) for rows in (7, 8))
+        assert abs(corpus - code) > 1e-4
+        assert (three["loss_corpus"], three["loss_code"]) == pytest.approx((corpus, code), abs=1e-5)
+
+
 def test_training_that_resumes_at_another_number_of_ranks_goes_on_with_the_same_global_batches(trained: Path) -> None:
     batches, reference = global_batches(trained / "two ranks"), losses(trained / "two ranks")
     assert global_batches(trained / RESUMED) == {step: batches[step] for step in range(5, 9)}

@@ -21,7 +21,9 @@ def test_lines_that_can_not_be_written_are_written_when_they_can(tmp_path: Path)
     progress = TrainingProgress(stage, LlamaConfig(), torch.device("cpu"), group, Pulse(group))
 
     def record(step: int) -> None:
-        progress.step(step, range(8 * step, 8 * step + 8), loss=1.0, learning_rate=0.1, grad_norm=1.0, times={})
+        progress.step(
+            step, range(8 * step, 8 * step + 8), loss=1.0, part_losses={}, learning_rate=0.1, grad_norm=1.0, times={}
+        )
 
     record(1)
     output.rename(away)

@@ -31,6 +31,10 @@ class Batch:
         """Labels that count."""
         return int((self.labels != IGNORED).sum())
 
+    def labels_of_rows(self) -> Tensor:
+        """Labels that count, by row."""
+        return (self.labels != IGNORED).sum(1)
+
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
         inputs = {name: each.to(device) for name, each in self.inputs.items()}

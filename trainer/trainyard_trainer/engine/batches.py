@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from trainyard_api.stages import PretrainStage
 
 from ..data.batch import Batch
@@ -65,6 +66,26 @@ class Batches:
         for start in range(0, share, self.stage.micro_batch):
             here = pairs[start : start + self.stage.micro_batch]
             yield read_samples([(self.parts[part], sample) for part, sample in here], self.stage.sequence_length)
+
+    def by_part(self, number: int, row_losses: list[tuple[Tensor, Tensor]]) -> list[float]:
+        """Of this rank's share of a global batch: each part's losses in sum, then their labels. Nothing without a mixture."""
+        if not self.stage.mixture:
+            return []
+        share = self.accumulation * self.stage.micro_batch
+        parts, _ = self.mixture.samples(self.positions(number).start + self.group.rank * share, share)
+        columns = [torch.cat([each.cpu().double() for each in column]) for column in zip(*row_losses, strict=True)]
+        index = torch.from_numpy(parts).long()
+        return [
+            sums
+            for column in columns
+            for sums in torch.zeros(len(self.parts), dtype=torch.float64).index_add(0, index, column).tolist()
+        ]
+
+    def part_losses(self, sums: list[float]) -> dict[str, float]:
+        """From `by_part` of all ranks: the mean loss of each part that the batch has, as `loss_<its prepare stage>`."""
+        names = [part.data for part in self.stage.parts.values()]
+        losses, labels = sums[: len(names)], sums[len(names) :]
+        return {f"loss_{name}": loss / count for name, loss, count in zip(names, losses, labels, strict=False) if count}
 
 
 def _refuse_small_parts(parts: dict[str, TokenShards], stage: PretrainStage) -> None:

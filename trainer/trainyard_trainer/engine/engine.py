@@ -46,6 +46,8 @@ class Engine:
         self._adamw = adamw(model.to(device), stage.optimizer)
         self._deepspeed = _initialize(model, self._adamw, configuration)
         self.zero_stage: int = self._deepspeed.zero_optimization_stage()
+        self.row_losses: list[tuple[Tensor, Tensor]] = []
+        """Of the last gradients, by micro-batch: each row's losses in sum, in nats, and its labels that count."""
         self.numerics = Numerics(stage.numerics)
         self._leave_out = False
         if self.zero_stage:
@@ -65,11 +67,14 @@ class Engine:
         mean = 1 / max(1, num_labels)
         as_deepspeed_means = self.accumulation * dist.get_world_size()  # over micro-batches and ranks
         losses = torch.zeros(len(own), dtype=torch.float64, device=self.device)
+        self.row_losses = []
         for number, batch in enumerate(own):
             if number:
                 self._deepspeed.step()  # between micro-batches it only counts them
             with self.times.of("forward"):
-                loss = self._loss(batch, "sum") * mean
+                losses_BT = self._loss(batch, "none").view(len(batch), -1)
+                loss = losses_BT.sum() * mean
+            self.row_losses.append((losses_BT.detach().sum(1, dtype=torch.float64), batch.labels_of_rows()))
             with self.times.of("backward"):
                 self._deepspeed.backward(loss * as_deepspeed_means)
             losses[number] = loss.detach()

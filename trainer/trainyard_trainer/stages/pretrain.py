@@ -91,7 +91,9 @@ def train(group: Group, device: torch.device) -> Artifact | None:
             with engine.times.of("checkpoint"):
                 saving.before_update()
             with engine.times.of("wait"):
-                loss, stop, *votes = processes.add_up(my_loss, group.stopping(), *saving.votes())
+                mine = batches.by_part(batch, engine.row_losses)
+                loss, stop, *rest = processes.add_up(my_loss, group.stopping(), *mine, *saving.votes())
+            of_parts, votes = rest[: len(mine)], rest[len(mine) :]
             grad_norm, fault = engine.update(step, loss, rate)
             if fault:
                 _leave_out(fault, batch, batches, progress, engine, checkpoints)
@@ -102,6 +104,7 @@ def train(group: Group, device: torch.device) -> Artifact | None:
                 step,
                 batches.positions(batch),
                 loss=loss,
+                part_losses=batches.part_losses(of_parts),
                 learning_rate=rate,
                 grad_norm=grad_norm,
                 times=engine.times.read(),
