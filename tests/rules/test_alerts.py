@@ -1,8 +1,7 @@
-"""The chart's alerts: each when it should fire and when not, on made-up series (Prometheus's own promtool), over metrics that a
-real run exports, and with a runbook.
+"""The chart's alerts: each when it should fire and when not, on made-up series (Prometheus's own promtool), and with a runbook.
+That a real run exports what they read is in test_dashboard.py, which has one.
 """
 
-import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 from rules.conftest import prometheus_program
-from rules.scraping import Prometheus
 
 RULES = Path("charts/trainyard/rules/trainyard.yaml")
 ALERTS: dict[str, dict[str, Any]] = {
@@ -118,8 +116,5 @@ def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_reads_what_is_exported_and_has_a_runbook(alert: str, prometheus: Prometheus) -> None:
-    read = set(re.findall(r"\b(?:trainyard|leader_election)_\w+", ALERTS[alert]["expr"]))
-    assert read
-    assert read <= prometheus.exported
+def test_an_alert_has_a_runbook(alert: str) -> None:
     assert f"\n## {alert}\n" in Path("docs/runbooks.md").read_text()

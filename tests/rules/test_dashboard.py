@@ -1,4 +1,4 @@
-"""Each query of the Grafana dashboard, put to a real Prometheus that has scraped a real run."""
+"""Each query of the Grafana dashboard, put to a real Prometheus that has scraped a real run, and what alerts read."""
 
 import json
 import re
@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conditions import eventually
 from rules.scraping import Prometheus
 
 DASHBOARD = json.loads(Path("charts/trainyard/dashboards/trainyard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 TARGETS = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
+
+RULES = yaml.safe_load(Path("charts/trainyard/rules/trainyard.yaml").read_text())
+ALERTS = {rule["alert"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"]}
 
 VARIABLES = {"$namespace": ".*", "$run": ".*", "$__rate_interval": "30s"}
 NOT_HERE = {
@@ -67,6 +71,12 @@ def test_panels_do_not_overlap() -> None:
     ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
+
+
+@pytest.mark.parametrize(("alert", "expression"), ALERTS.items(), ids=ALERTS)
+def test_an_alert_reads_what_is_exported(alert: str, expression: str, prometheus: Prometheus) -> None:
+    assert metrics(expression), f"{alert}: reads no metric"
+    assert metrics(expression) <= prometheus.exported
 
 
 def test_recoveries_are_counted_by_the_cause_that_status_names(prometheus: Prometheus) -> None:
