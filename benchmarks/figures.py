@@ -41,15 +41,22 @@ Results = tuple[list[list[str]], list[Figure]]
 
 
 def main(
-    name: str, about: str, measure: Callable[[bool], Results], kills: Callable[[int], Results] | None = None
+    name: str,
+    about: str,
+    measure: Callable[[bool], Results],
+    kills: Callable[[int], Results] | None = None,
+    gpu: Callable[[bool], Results] | None = None,
 ) -> None:
-    """Run a benchmark: `measure(quick)`, or with --kills N, if it has that form, `kills(N)`."""
+    """Run a benchmark: `measure(quick)`, or, if it has such a form, `kills(N)` with --kills N and `gpu(quick)` with --gpu."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
     parser.add_argument("--quick", action="store_true", help="fewest repetitions")
     parser.add_argument("--json", action="store_true", help="figures as JSON instead of a table")
     if kills:
         parser.add_argument("--kills", type=int, metavar="N", help="kill N random processes of a run instead")
+    if gpu:
+        parser.add_argument("--gpu", action="store_true", help="its form for one GPU instead")
     options = parser.parse_args()
+    measure = gpu if gpu and options.gpu else measure
     rows, figures = kills(options.kills) if kills and options.kills else measure(options.quick)
     sys.exit(show(name, rows, figures, as_json=options.json))
 
