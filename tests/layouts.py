@@ -1,5 +1,6 @@
-"""The trainings that prove that any layout loads what any other saved. `local/training/layout_ranks.py` runs them,
-`local/training/test_any_layout_loads_any_other.py` compares what they leave.
+"""The trainings that prove that any layout loads what any other saved, and that the loss of a global batch is the same however
+it is split. `local/training/layout_ranks.py` runs them, `local/training/test_any_layout_loads_any_other.py` compares what
+they leave.
 
 A training begins from the seed, or from the newest checkpoint of another one. `ROUNDS` has them in an order in which
 what a training begins from is there.
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+GLOBAL_BATCH = 12
 SAVED = 2
 """The step after which a training from the seed is saved; it takes two more, for the others to compare theirs with."""
 
@@ -22,9 +24,12 @@ class Layout:
     model: str = "plain"
     bf16: bool = False
     zero_settings: tuple[tuple[str, Any], ...] = ()
+    micro_batch: int | None = None
+    """By default a rank's whole share."""
 
     def __str__(self) -> str:
-        more = (f"{key} {value}" for key, value in self.zero_settings)
+        more = [f"{key} {value}" for key, value in self.zero_settings]
+        more += [f"micro-batch {self.micro_batch}"] if self.micro_batch else []
         return ", ".join(
             [f"zero {self.zero}", f"world {self.world}", self.model, "bf16" if self.bf16 else "fp32", *more]
         )
@@ -114,6 +119,13 @@ LOADED = [
 ]
 """Those that begin from a checkpoint."""
 
+SPLIT = [
+    Training(Layout(zero, world, micro_batch=micro_batch))
+    for zero, world, micro_batch in product((0, 1, 2, 3), (1, 2, 3, 4), (1, 2))
+    if GLOBAL_BATCH // world % micro_batch == 0
+]
+"""Those that add up gradients over several micro-batches."""
+
 BEGUN_FROM = {each.begin for each in LOADED if each.begin}
-_ALL = dict.fromkeys([*(each.begin for each in LOADED if each.begin), *LOADED])
+_ALL = dict.fromkeys([*(each.begin for each in LOADED if each.begin), *LOADED, *SPLIT])
 ROUNDS = [[each for each in _ALL if each.round == number] for number in range(3)]

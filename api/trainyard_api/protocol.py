@@ -198,7 +198,7 @@ class AgentState(Reported):
     """
 
 
-Activity = Literal["starting", "fetching", "restoring", "working", "waiting", "saving"]
+Activity = Literal["starting", "fetching", "restoring", "compiling", "working", "waiting", "saving"]
 """What a rank is at. Only `working` is held to hangSeconds: all else takes as long as storage, other ranks, compilers do."""
 
 

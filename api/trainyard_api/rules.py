@@ -19,6 +19,7 @@ REFERENCES: tuple[tuple[StageKind, str, StageKind], ...] = (
     ("prepare", "tokenizer.stage", "prepare"),
     ("pretrain", "data", "prepare"),
     ("pretrain", "mixture[].data", "prepare"),
+    ("pretrain", "validation.sets[].data", "prepare"),
     ("pretrain", "model.stage", "pretrain"),
     ("evaluate", "model", "pretrain"),
     ("evaluate", "data", "prepare"),

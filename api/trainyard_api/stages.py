@@ -117,6 +117,24 @@ class PrepareStage(Model):
     """Tokens in a shard file, at most."""
 
 
+class LoraSettings(Model):
+    """Low-rank adapters (Hu et al. 2021) in the place of full training: all that the model was stays as it is."""
+
+    rank: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Of the two matrices whose product is added to each weight."""
+    alpha: Annotated[float, Field(gt=0, le=100_000)] = 32.0
+    """The product is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of what goes into the adapters."""
+    targets: (
+        Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=253)]], Field(min_length=1, max_length=64)
+        ]
+        | None
+    ) = None
+    """Layers to adapt, by the end of their names (`q_proj`); all linear layers but the output head if not given."""
+
+
 class ModelSettings(Model):
     """A Transformer, from a transformers configuration, or from an earlier stage with its weights."""
 
@@ -126,6 +144,8 @@ class ModelSettings(Model):
     """Fields of the type's transformers configuration (hidden_size, num_hidden_layers, …; for gpt2 n_embd, …)."""
     stage: StageName | None = None
     """Instead of type and config: an earlier pretrain stage, whose last weights to begin with, at step 0."""
+    lora: LoraSettings | None = None
+    """Train adapters of a stage's model instead of the model. They are merged when the stage that trained them is used."""
 
     rules: ClassVar = (
         rule(
@@ -138,6 +158,12 @@ class ModelSettings(Model):
             lambda it: it.config is None or it.stage is None,
             "the model of a stage has its configuration; leave config out",
             "config",
+        ),
+        rule(
+            "!has(self.lora) || has(self.stage)",
+            lambda it: it.lora is None or it.stage is not None,
+            "adapts a trained model; name one in stage",
+            "lora",
         ),
         *_owned("config", MODEL_OWNED, "it follows from the tokenizer and from model.type"),
     )
@@ -155,7 +181,7 @@ class ParameterGroup(Model):
 
 
 class OptimizerSettings(Model):
-    """AdamW (Loshchilov & Hutter 2019, algorithm 2), without decay on norms, biases and embeddings."""
+    """AdamW (Loshchilov & Hutter 2019, algorithm 2)."""
 
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 3e-4
     """The peak, reached after warm-up."""
@@ -167,6 +193,8 @@ class OptimizerSettings(Model):
     """Added to the root of that mean."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
     """Decoupled from the gradient, times the learning rate."""
+    decayed: Literal["Linear", "Matrices", "All"] = "Linear"
+    """What decays: matrices of linear layers; those and embeddings; or all, norms and biases too."""
     clip_norm: Annotated[float, Field(ge=0, le=1_000_000)] = 1.0
     """Global gradient norm above which gradients are scaled down; 0 switches clipping off."""
     groups: Annotated[list[ParameterGroup], Field(max_length=64)] = []
@@ -174,12 +202,42 @@ class OptimizerSettings(Model):
 
 
 class ScheduleSettings(Model):
-    """Linear warm-up, then a cosine down to a share of the peak (Loshchilov & Hutter 2017, eq. 5, one cycle)."""
+    """Linear warm-up, then down to a share of the peak."""
 
+    shape: Literal["Cosine", "Linear", "WarmupStableDecay"] = "Cosine"
+    """Half a cosine (Loshchilov & Hutter 2017, eq. 5, one cycle); a line; or the peak until decaySteps before the end, and
+    a line then (Hu et al. 2024, MiniCPM)."""
     warmup_steps: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Steps in which the learning rate grows from 0 to its peak."""
+    decay_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Steps of the decay of `WarmupStableDecay`; a tenth of all if not given."""
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Learning rate at the last step, as a share of the peak."""
+
+    rules: ClassVar = (
+        rule(
+            "!has(self.decaySteps) || self.shape == 'WarmupStableDecay'",
+            lambda it: it.decay_steps is None or it.shape == "WarmupStableDecay",
+            "only WarmupStableDecay has it: the other shapes go down all the way from the warm-up; leave it out",
+            "decaySteps",
+        ),
+    )
+
+
+class LossSettings(Model):
+    """Cross-entropy, the mean over the labels of a global batch, however it is cut. What is reported is that alone."""
+
+    z_loss: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Times the squared logarithm of softmax's normaliser, which keeps logits small: 1e-4 (Chowdhery et al. 2022, PaLM)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each label that is spread evenly over the vocabulary (Szegedy et al. 2016)."""
+
+
+class ValidationSet(Model):
+    """A held-out split beside those of what is trained on."""
+
+    data: StageName
+    """The prepare stage whose held-out split to measure on; metrics have it as `held_out_loss_<stage>`."""
 
 
 class ValidationSettings(Model):
@@ -188,7 +246,9 @@ class ValidationSettings(Model):
     every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
     """Steps from one measurement to the next."""
     sequences: Annotated[int, Field(ge=1, le=1_000_000)] = 64
-    """Held-out sequences to measure on, at most, of each part of a mixture; always the same ones."""
+    """Held-out sequences to measure on, at most, of each part of a mixture and of each set; always the same ones."""
+    sets: Annotated[list[ValidationSet], Field(max_length=16)] = []
+    """Prepare stages, with the tokens that are trained on, whose held-out splits to measure on as well."""
 
 
 def _never_compared(it: "PretrainStage") -> list[Mistake]:
@@ -289,6 +349,7 @@ class PretrainStage(Model):
     """Sequences in an optimizer step, over all ranks."""
     micro_batch: Annotated[int, Field(ge=1, le=65_536)] = 4
     """Sequences that a rank holds at once; accumulation follows from this and globalBatch."""
+    loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     validation: ValidationSettings = ValidationSettings()
@@ -297,6 +358,12 @@ class PretrainStage(Model):
     telemetry: TelemetrySettings = TelemetrySettings()
     profile: ProfileSettings | None = None
     """Write a trace and a table of operators: docs/stages.md."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for backward, and run the layer again: less memory for a third more arithmetic."""
+    compile: bool = False
+    """Have torch.compile make kernels for the model. The first steps take minutes, which is not taken for a hang."""
+    kernels: Literal["Torch", "Liger"] = "Torch"
+    """`Liger` takes norms, rotary positions and activations from Liger's Triton kernels, on GPUs alone."""
     deepspeed: Settings = Field({}, json_schema_extra=_declared(DEEPSPEED_OWNED))
     """A DeepSpeed configuration: ZeRO stage, bf16, offload, … as DeepSpeed documents it."""
 
@@ -341,6 +408,11 @@ class PretrainStage(Model):
             assert self.data is not None
             return {"data": MixturePart(data=self.data, weight=1)}
         return {f"mixture[{number}].data": part for number, part in enumerate(self.mixture)}
+
+    @property
+    def validation_sets(self) -> dict[str, str]:
+        """Field → the prepare stage that it names, of all sets."""
+        return {f"validation.sets[{number}].data": each.data for number, each in enumerate(self.validation.sets)}
 
 
 class SampleSettings(Model):

@@ -54,6 +54,14 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         {"spec.stages.1.pretrain.global_batch": 32},
         ("spec.stages[1].pretrain.global_batch", "unknown field"),
     ),
+    "adapters of a model that isn't trained yet": (
+        {"spec.stages.1.pretrain.model.lora": {"rank": 8}},
+        ("spec.stages[1].pretrain.model.lora", "name one in stage"),
+    ),
+    "a decay that the schedule's shape has not": (
+        {"spec.stages.1.pretrain.schedule": {"decaySteps": 10}},
+        ("spec.stages[1].pretrain.schedule.decaySteps", "WarmupStableDecay"),
+    ),
     "a word in the place of a number": (
         {"spec.stages.1.pretrain.steps": "ten"},
         ("spec.stages[1].pretrain.steps", "integer"),

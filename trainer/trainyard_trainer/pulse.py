@@ -21,6 +21,11 @@ class Pulse:
         self._told = float("-inf")
         self._own_seconds: list[float] = []
 
+    @property
+    def activity(self) -> Activity:
+        """What it has said last that it is at."""
+        return self._last.activity
+
     def step(self, step: int, own_seconds: float | None = None) -> None:
         """A step is done, of which its own part took so long."""
         if own_seconds is not None:

@@ -17,7 +17,7 @@ import deepspeed.runtime.zero.muon.original_muon  # noqa: F401 - the first engin
 import peft
 import torch
 from engines import CURSOR
-from layouts import BEGUN_FROM, ROUNDS, Training
+from layouts import BEGUN_FROM, GLOBAL_BATCH, ROUNDS, Training
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from training import TINY, a_job
@@ -26,14 +26,14 @@ from trainyard_api.stages import PretrainStage
 from trainyard_trainer.checkpoint.restore import load_state, load_weights
 from trainyard_trainer.checkpoint.snapshot import Snapshot, lay_out
 from trainyard_trainer.checkpoint.tensors import Shards, training_of
-from trainyard_trainer.data.batch import Batch
+from trainyard_trainer.data.batch import IGNORED, Batch
 from trainyard_trainer.engine import processes
 from trainyard_trainer.engine.engine import Engine
 from trainyard_trainer.engine.randomness import seed_streams
 from trainyard_trainer.group import Group
 from transformers.modeling_outputs import CausalLMOutput
 
-GLOBAL_BATCH, SEQUENCE_LENGTH, VOCABULARY = 12, 8, 11
+SEQUENCE_LENGTH, VOCABULARY = 8, 11
 GROUPS = [
     {"parameters": "embedding.*", "learningRateScale": 0.5, "weightDecay": 0.2},
     {"parameters": "*.bias", "learningRateScale": 2.0},
@@ -52,6 +52,9 @@ class Model(nn.Module):
         self.down = nn.Linear(7, 5, bias=False)
         self.norm = nn.LayerNorm(5)
         self.head = nn.Linear(5, VOCABULARY, bias=False)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
 
     def forward(self, input_ids: Tensor, use_cache: bool) -> CausalLMOutput:
         x_BTC = self.embedding(input_ids)
@@ -72,12 +75,15 @@ def build(kind: str) -> nn.Module:
     return model
 
 
-def share(step: int, group: Group) -> Batch:
-    """This rank's part of a global batch."""
+def share(step: int, group: Group, micro_batch: int) -> list[Batch]:
+    """This rank's part of a global batch. Each row has fewer labels than the one before, so ranks have unequally many."""
     draw = torch.Generator().manual_seed(step)
     tokens_BT = torch.randint(VOCABULARY, (GLOBAL_BATCH, SEQUENCE_LENGTH + 1), generator=draw)
-    mine_BT = tokens_BT.tensor_split(group.world_size)[group.rank]
-    return Batch(inputs={"input_ids": mine_BT[:, :-1]}, labels=mine_BT[:, 1:])
+    chances_B = torch.arange(GLOBAL_BATCH)[:, None] / GLOBAL_BATCH
+    ignored_BT = torch.rand(GLOBAL_BATCH, SEQUENCE_LENGTH, generator=draw) < chances_B
+    labels_BT = tokens_BT[:, 1:].masked_fill(ignored_BT, IGNORED)
+    mine = torch.arange(GLOBAL_BATCH).tensor_split(group.world_size)[group.rank]
+    return [Batch({"input_ids": tokens_BT[rows, :-1]}, labels_BT[rows]) for rows in mine.split(micro_batch)]
 
 
 def train(training: Training, root: Path, group: Group, device: torch.device) -> None:
@@ -86,26 +92,28 @@ def train(training: Training, root: Path, group: Group, device: torch.device) ->
     if group.rank == 0:
         folder.mkdir()
     torch.distributed.barrier()
+    micro_batch = training.layout.micro_batch or GLOBAL_BATCH // group.world_size
     settings = TINY | {
         "deepspeed": training.layout.deepspeed,
         "globalBatch": GLOBAL_BATCH,
-        "microBatch": GLOBAL_BATCH // group.world_size,
+        "microBatch": micro_batch,
         "optimizer": {"learningRate": 1e-3, "groups": GROUPS if training.layout.model == "groups" else []},
     }
     stage = PretrainStage.model_validate(settings)
+    accumulation = GLOBAL_BATCH // group.world_size // micro_batch
     model = build(training.layout.model)
     if training.begin:
         manifest, shards = saved(root / str(training.begin))
         load_weights(model, manifest, shards)
-        engine = Engine(model, stage, 1, device)
+        engine = Engine(model, stage, accumulation, device)
         load_state(engine, manifest, shards, group)
         leave(engine, folder / f"{training.start}.safetensors", math.nan)
         leave_out(engine, training.start + 1, group)
     else:
-        engine = Engine(model, stage, 1, device)
+        engine = Engine(model, stage, accumulation, device)
         seed_streams(7, 0, group.rank)
     for step in range(training.start + 1, training.last + 1):
-        loss = processes.add_up(engine.gradients([share(step, group)]))[0]
+        loss = processes.add_up(engine.gradients(share(step, group, micro_batch)))[0]
         engine.update(step, loss, 1e-3 * step)
         leave(engine, folder / f"{step}.safetensors", loss)
         if training in BEGUN_FROM and step == training.saved:
@@ -114,11 +122,12 @@ def train(training: Training, root: Path, group: Group, device: torch.device) ->
 
 def leave_out(engine: Engine, step: int, group: Group) -> None:
     """Two batches with a fault, in the loss and in the gradients: after them all must be as before."""
-    engine.gradients([share(step + 100, group)])
+    whole = GLOBAL_BATCH // group.world_size
+    engine.gradients(share(step + 100, group, whole))
     assert engine.update(step, math.inf, 1e-3)[1]
     loss_of = engine._loss
-    engine._loss = lambda *given: loss_of(*given) * math.nan
-    engine.gradients([share(step + 101, group)])
+    engine._loss = lambda *given: tuple(each * math.nan for each in loss_of(*given))
+    engine.gradients(share(step + 101, group, whole))
     assert engine.update(step, 1.0, 1e-3)[1]
     engine._loss = loss_of
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from layouts import BEGUN_FROM, LOADED, Layout, Training
+from layouts import BEGUN_FROM, LOADED, SPLIT, Layout, Training
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -65,6 +65,24 @@ def test_the_next_step_is_the_one_that_would_have_been(trained: Path, training: 
         largest = float(expected[name].abs().max())
         tolerance = BF16_TOLERANCE * largest if training.layout.bf16 else FP32_TOLERANCE
         assert float((expected[name] - got[name]).abs().max()) <= tolerance, name
+
+
+SPLITS = [
+    *SPLIT,
+    *sorted(
+        (each for each in BEGUN_FROM if each.layout == Layout(each.layout.zero, each.layout.world) and not each.begin),
+        key=str,
+    ),
+]
+
+
+@pytest.mark.parametrize("training", SPLITS, ids=str)
+def test_the_loss_of_a_global_batch_is_the_same_however_it_is_split(trained: Path, training: Training) -> None:
+    """Over micro-batches, accumulation, ranks and ZeRO stages, where each holds another number of labels."""
+    whole = Training(Layout(0, 1))
+    for step in range(1, training.last + 1):
+        expected, got = (float(state(trained, each, step)["loss"]) for each in (whole, training))
+        assert got == pytest.approx(expected, abs=FP32_TOLERANCE)
 
 
 def origin(training: Training) -> Training:

@@ -15,9 +15,10 @@ from trainyard_api.storage import Files
 from trainyard_trainer.checkpoint.tensors import Shards, Stored
 from trainyard_trainer.checkpoint.trained import load_trained
 from trainyard_trainer.data.shards import TokenShards
-from trainyard_trainer.engine.batches import Batches
+from trainyard_trainer.engine.batches import Batches, read_samples
 from trainyard_trainer.group import Group
 
+KNOWN = Path(__file__).with_name("known_curve.json")
 SCRIPT = str(Path(__file__).with_name("several_trainings.py"))
 
 
@@ -27,6 +28,9 @@ def of(zero: int, micro_batch: int = 2, **zero_settings: Any) -> dict[str, Any]:
         "deepspeed": {"zero_optimization": {"stage": zero, **zero_settings}},
     }
 
+
+ADAPTERS = of(2) | {"model": {"stage": "base", "lora": {"rank": 4, "alpha": 64, "dropout": 0.1}}}
+"""Another stage, that adapts the model of an earlier one."""
 
 AFTER = of(3) | {"model": {"stage": "base"}}
 """Another stage, with the weights of an earlier one."""
@@ -55,6 +59,13 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
         "weights": "zero 2, accumulating 2",
         "fork": {"name": "with the weights of zero 2", "step": 2},
     },
+    "layers run again": {"settings": of(2) | {"activationCheckpointing": True}},
+    "adapters": {"settings": ADAPTERS, "weights": "zero 2, accumulating 2"},
+    "adapters, resumed": {
+        "settings": ADAPTERS,
+        "weights": "zero 2, accumulating 2",
+        "fork": {"name": "adapters", "step": 2},
+    },
     "bf16 on zero 2": {
         "settings": of(2) | {"deepspeed": {"bf16": {"enabled": True}, "zero_optimization": {"stage": 2}}}
     },
@@ -62,6 +73,7 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
 ONE_RANK: dict[str, dict[str, Any]] = {
     "one rank, zero 0": {"settings": of(0, micro_batch=8)},
     "one rank, zero 2": {"settings": of(2)},
+    "a known curve": {"settings": of(0, micro_batch=8) | {"steps": 30, "checkpoint": {"everySteps": 30}}},
     "from two ranks to one": {"settings": of(2), "fork": {"name": "zero 2, accumulating 2", "step": 2}},
     "from two ranks to one, zero 3": {"settings": of(3), "fork": {"name": "zero 3, accumulating 2", "step": 2}},
 }
@@ -69,7 +81,7 @@ REFERENCE = "one rank, zero 0"
 FROM_THE_SEED_IN_FP32 = [
     name
     for name, training in (TWO_RANKS | ONE_RANK).items()
-    if name not in (REFERENCE, "bf16 on zero 2") and "weights" not in training
+    if name not in (REFERENCE, "bf16 on zero 2", "a known curve") and "weights" not in training
 ]
 
 
@@ -104,6 +116,8 @@ def test_gradient_norms_agree(trained: Path, name: str) -> None:
     [
         ("from zero 0 to 0", "zero 0, accumulating 2"),
         ("with the weights of zero 2, resumed", "with the weights of zero 2"),
+        ("adapters, resumed", "adapters"),
+        ("layers run again", "zero 2, accumulating 2"),
         ("from zero 1 to 1", "zero 1, accumulating 2"),
         ("from zero 3 to 3", "zero 3, accumulating 2"),
     ],
@@ -125,6 +139,26 @@ def test_another_stage_begins_with_the_weights_that_the_one_before_ended_with(tr
     assert got[1] != pytest.approx(losses(trained / REFERENCE)[1], abs=1e-3)
 
 
+def test_adapters_begin_as_the_model_that_they_adapt_and_are_merged_into_it(trained: Path) -> None:
+    base, adapted = (load_trained(trained / name).model for name in ("zero 2, accumulating 2", "adapters"))
+    assert losses(trained / "adapters")[1] == pytest.approx(losses(trained / "with the weights of zero 2")[1], abs=1e-6)
+    before, after = base.state_dict(), adapted.state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "_proj" in name}
+
+
+def test_what_adapters_are_merged_into_has_the_loss_that_they_had(trained: Path, corpus: Path) -> None:
+    stage = PretrainStage.model_validate(TINY)
+    held_out = TokenShards(corpus / "held-out")
+    model = load_trained(trained / "adapters").model
+    batch = read_samples([(held_out, sample) for sample in range(stage.validation.sequences)], stage.sequence_length)
+    with torch.no_grad():
+        logits_BTV = model(**batch.inputs).logits
+    expected = held_out_losses(trained / "adapters")[4]
+    assert float(cross_entropy(logits_BTV.flatten(0, 1), batch.labels.flatten())) == pytest.approx(expected, abs=1e-5)
+
+
 def test_another_stage_begins_at_step_0_without_moments(trained: Path) -> None:
     """After a single step each moment is that step's gradient, and nothing of those of the stage before."""
     checkpoint = Files(committed(trained / "one step with the weights of zero 2", 1))
@@ -137,6 +171,21 @@ def test_another_stage_begins_at_step_0_without_moments(trained: Path) -> None:
 
 def test_an_untrained_model_is_as_wrong_as_chance(trained: Path) -> None:
     assert losses(trained / REFERENCE)[1] == pytest.approx(math.log(300), abs=0.05)
+
+
+def test_a_known_curve_repeats_to_the_bit(trained: Path) -> None:
+    """On the build that it was recorded on. On others it is compared in five digits with one that was."""
+    with open("/proc/cpuinfo") as cpuinfo:
+        about = dict(line.split(":", 1) for line in cpuinfo.read().split("\n\n")[0].replace("\t", "").splitlines())
+    processor = " ".join(about.get(field, "").strip() for field in ("vendor_id", "cpu family", "model"))
+    build = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {processor}"
+    known: dict[str, list[str]] = json.loads(KNOWN.read_text())
+    got = [loss.hex() for loss in losses(trained / "a known curve").values()]
+    if build in known:
+        line = json.dumps({build: got})
+        assert got == known[build], f"a change that is meant to change numbers puts this into {KNOWN.name}: {line}"
+    curve = [float.fromhex(each) for each in next(iter(known.values()))]
+    assert [float.fromhex(each) for each in got] == pytest.approx(curve, rel=1e-5)
 
 
 def test_training_learns(trained: Path) -> None:

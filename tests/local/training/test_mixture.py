@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {name: value for name, value in TINY.items() if name 
     "validation": {"everySteps": 4, "sequences": 5},
     "deepspeed": {"zero_optimization": {"stage": 2}},
 }
+WITH_SETS = TINY | {"validation": {"everySteps": 4, "sequences": 5, "sets": [{"data": name} for name in WEIGHTS]}}
 RESUMED = "three ranks, from the checkpoint of two"
 
 
@@ -44,9 +45,11 @@ def trained(corpora: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     """A folder with a folder for each training."""
     output = tmp_path_factory.mktemp("trained")
     inputs = {f"mixture[{number}].data": folder for number, folder in enumerate(corpora.values())}
+    inputs |= {"data": corpora["corpus"]}
+    inputs |= {f"validation.sets[{number}].data": folder for number, folder in enumerate(corpora.values())}
     job = a_job("pretrain", output, SETTINGS, inputs)
     trainings: dict[int, list[dict[str, Any]]] = {
-        2: [{"name": "two ranks"}],
+        2: [{"name": "two ranks"}, {"name": "sets", "settings": WITH_SETS}],
         3: [{"name": "three ranks"}, {"name": RESUMED, "fork": {"name": "two ranks", "step": 4}}],
     }
     for world_size, each in trainings.items():
@@ -120,6 +123,14 @@ def test_the_positions_in_the_metrics_go_on_where_the_checkpoint_ended(trained: 
     second_half = [line for line in metric_lines(trained / RESUMED) if "loss" in line]
     ledger = [(line["position"], line["sequences"]) for line in first_half + second_half]
     assert ledger == [(step * GLOBAL_BATCH, GLOBAL_BATCH) for step in range(STEPS)]
+
+
+def test_validation_sets_are_measured_by_name(trained: Path) -> None:
+    [line] = [line for line in metric_lines(trained / "sets") if "held_out_loss" in line]
+    assert line["held_out_loss"] == line["held_out_loss_corpus"]
+    assert line["held_out_loss_code"] != line["held_out_loss_corpus"]
+    metrics = read_artifact(trained / "sets", "pretrain")["metrics"]
+    assert metrics["held_out_loss_code"] == line["held_out_loss_code"]
 
 
 def test_the_held_out_loss_is_that_of_the_parts_in_proportion(trained: Path) -> None:

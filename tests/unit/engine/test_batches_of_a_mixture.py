@@ -76,6 +76,14 @@ def test_parts_with_other_tokens_are_named(storage: Path, names: tuple[str, ...]
         refuse_mixed_tokenizers(stage, {field: storage / part.data for field, part in stage.parts.items()})
 
 
+def test_a_validation_set_with_other_tokens_is_named(storage: Path) -> None:
+    stage = PretrainStage.model_validate(TINY | {"validation": {"sets": [{"data": "code"}, {"data": "alien"}]}})
+    named = {"data": "corpus"} | stage.validation_sets
+    message = r"pretrain\.validation\.sets: alien \(validation\.sets\[1\]\.data\) has other tokens than corpus \(data\)"
+    with pytest.raises(PermanentError, match=message):
+        refuse_mixed_tokenizers(stage, {field: storage / name for field, name in named.items()})
+
+
 def test_parts_with_the_same_tokens_are_mixed(storage: Path) -> None:
     stage = mixed("code", "corpus", "more")
     refuse_mixed_tokenizers(stage, {field: storage / part.data for field, part in stage.parts.items()})

@@ -13,9 +13,9 @@ def a_model() -> nn.Module:
     return nn.ModuleDict({"embedding": nn.Embedding(5, 3), "linear": nn.Linear(3, 2), "norm": nn.LayerNorm(2)})
 
 
-def rates_and_decays(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+def rates_and_decays(model: nn.Module, groups: list[dict[str, Any]], **more: Any) -> dict[str, tuple[float, float]]:
     """Parameter → learning rate and decay at a rate of 0.5."""
-    settings = OptimizerSettings.model_validate({"weightDecay": 0.25, "groups": groups})
+    settings = OptimizerSettings.model_validate({"weightDecay": 0.25, "groups": groups, **more})
     optimizer = adamw(model, settings)
     set_learning_rate(optimizer, 0.5)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -53,6 +53,19 @@ GROUPS: dict[str, tuple[list[dict[str, Any]], dict[str, tuple[float, float]]]] =
 @pytest.mark.parametrize(("groups", "otherwise"), GROUPS.values(), ids=GROUPS.keys())
 def test_rates_and_decays(groups: list[dict[str, Any]], otherwise: dict[str, tuple[float, float]]) -> None:
     assert rates_and_decays(a_model(), groups) == PLAIN | otherwise
+
+
+DECAYED: dict[str, list[str]] = {
+    "Linear": ["linear.weight"],
+    "Matrices": ["embedding.weight", "linear.weight"],
+    "All": [*PLAIN],
+}
+
+
+@pytest.mark.parametrize(("decayed", "names"), DECAYED.items(), ids=DECAYED.keys())
+def test_what_decays_is_a_choice(decayed: str, names: list[str]) -> None:
+    found = rates_and_decays(a_model(), [], decayed=decayed)
+    assert {name for name, (_, decay) in found.items() if decay} == set(names)
 
 
 def test_frozen_parameters_have_no_part_in_it() -> None:

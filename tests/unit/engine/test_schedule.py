@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from trainyard_api.stages import PretrainStage, ScheduleSettings
 from trainyard_trainer.engine.schedule import learning_rate
@@ -5,7 +7,7 @@ from trainyard_trainer.engine.schedule import learning_rate
 PEAK = 1e-3
 
 
-def a_stage(steps: int, **schedule: float) -> PretrainStage:
+def a_stage(steps: int, **schedule: Any) -> PretrainStage:
     return PretrainStage.model_validate(
         {
             "data": "corpus",
@@ -17,6 +19,7 @@ def a_stage(steps: int, **schedule: float) -> PretrainStage:
     )
 
 
+STABLE = a_stage(100, warmup_steps=10, shape="WarmupStableDecay", decay_steps=20)
 CASES = {
     "the first step of a warm-up is already one part of it": (a_stage(100, warmup_steps=10), 1, PEAK / 10),
     "the peak is reached with the last step of the warm-up": (a_stage(100, warmup_steps=10), 10, PEAK),
@@ -26,6 +29,21 @@ CASES = {
     "a share of 0 ends at zero": (a_stage(100, final_fraction=0.0), 100, 0.0),
     "a run that is all warm-up ends at the peak": (a_stage(10, warmup_steps=10), 10, PEAK),
     "a warm-up longer than the run never reaches the peak": (a_stage(5, warmup_steps=10), 5, PEAK / 2),
+    "half-way down the line is half-way between peak and end": (
+        a_stage(110, warmup_steps=10, shape="Linear"),
+        60,
+        PEAK * 0.55,
+    ),
+    "a line ends at the final share": (a_stage(100, warmup_steps=10, shape="Linear"), 100, PEAK * 0.1),
+    "a stable rate is the peak until it decays": (STABLE, 80, PEAK),
+    "it decays along a line": (STABLE, 90, PEAK * 0.55),
+    "and ends at the final share": (STABLE, 100, PEAK * 0.1),
+    "by itself it decays in the last tenth": (a_stage(100, shape="WarmupStableDecay"), 95, PEAK * 0.55),
+    "a decay longer than what the warm-up leaves begins after it": (
+        a_stage(100, warmup_steps=50, shape="WarmupStableDecay", decay_steps=80),
+        75,
+        PEAK * 0.55,
+    ),
     "a run of one step without warm-up takes the end of the cosine": (a_stage(1), 1, PEAK * 0.1),
 }
 

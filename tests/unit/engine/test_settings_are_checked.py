@@ -76,6 +76,13 @@ DEEPSPEED_MISTAKES = {
         {"zero_optimization": {"stage": 2, "round_robin_gradients": True}},
         r"pretrain\.deepspeed\.zero_optimization\.round_robin_gradients: .*leave it out",
     ),
+    "tensor parallelism": ({"tensor_parallel": {"autotp_size": 2}}, r"pretrain\.deepspeed\.tensor_parallel: .*stage 3"),
+    "sequence parallelism": ({"sequence_parallel_size": 2}, r"pretrain\.deepspeed\.sequence_parallel_size: .*on GPUs"),
+    "activation checkpointing by DeepSpeed": (
+        {"activation_checkpointing": {"partition_activations": True}},
+        r"pretrain\.deepspeed\.activation_checkpointing: .*set pretrain\.activationCheckpointing",
+    ),
+    "DeepCompile": ({"compile": {"deepcompile": True}}, r"pretrain\.deepspeed\.compile: .*set pretrain\.compile"),
     "ZeRO that is no object": ({"zero_optimization": 2}, r"pretrain\.deepspeed\.zero_optimization: must be an object"),
 }
 

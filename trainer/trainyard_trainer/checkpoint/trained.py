@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from trainyard_api.checkpoint import BadCheckpointError, Manifest, read_manifest, read_shard
+from trainyard_api.stages import LoraSettings
 from trainyard_api.storage import Storage, open_storage
 from transformers import PreTrainedModel
 
@@ -13,6 +14,7 @@ from ..artifacts import read_artifact
 from ..engine.state import MASTER
 from ..errors import PermanentError
 from ..models.build import build_model, load_config
+from ..models.lora import merged, with_adapters
 from .restore import refuse_other_model
 from .tensors import Shards
 
@@ -37,12 +39,16 @@ def load_trained(folder: Path) -> TrainedModel:
     details = read_artifact(folder, "pretrain")["details"]
     checkpoint = open_storage(f"file://{folder}").at(details["checkpoint"])
     model = build_model(load_config(details["model"]), seed=0)
+    if adapters := details.get("lora"):
+        model = with_adapters(model, LoraSettings.read_stored(adapters), seed=0)
     try:
         manifest = read_manifest(checkpoint)
         refuse_other_model(model, manifest)
         _fill(model, checkpoint, manifest)
     except BadCheckpointError as error:
         raise PermanentError(f"{checkpoint.uri}: {error}; train the model again, or restore the folder") from None
+    if adapters:
+        model = merged(model)
     return TrainedModel(model.eval(), folder / details["tokenizer"], manifest.cursor.sequence_length)
 
 

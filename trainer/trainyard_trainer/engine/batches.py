@@ -104,36 +104,38 @@ def _refuse_small_parts(parts: dict[str, TokenShards], stage: PretrainStage) -> 
 
 
 class HeldOut:
-    """The held-out sequences that validation measures on: the first ones of each part, the same at every step and world
-    size.
+    """The held-out sequences that validation measures on: the first ones of each part and each set, the same at every step
+    and world size.
     """
 
     def __init__(self, parts: dict[str, TokenShards], stage: PretrainStage, group: Group) -> None:
         self.parts, self.stage, self.group = parts, stage, group
         for field, tokens in parts.items():
             if not num_samples(tokens, stage.sequence_length):
+                name = stage.validation_sets.get(field) or stage.parts[field].data
                 raise PermanentError(
                     f"pretrain.sequenceLength: {stage.sequence_length} is more than the held-out split of "
-                    f"{stage.parts[field].data} (pretrain.{field}) holds ({len(tokens)} tokens); lower it, raise "
+                    f"{name} (pretrain.{field}) holds ({len(tokens)} tokens); lower it, raise "
                     "prepare.heldOutFraction, or prepare more text"
                 )
 
     def losses(self, engine: Engine, alive: Callable[[], None]) -> dict[str, float] | None:
         """Mean loss per token in nats, as `held_out_loss`: of all parts in the mixture's proportions.
 
-        With a mixture also that of each part, as `held_out_loss_<its prepare stage>`. None if a stop is asked for
-        meanwhile; `alive` is called now and then.
+        With a mixture also that of each part, as `held_out_loss_<its prepare stage>`, and so that of each validation set.
+        None if a stop is asked for meanwhile; `alive` is called now and then.
         """
-        of_parts = {}
+        losses = {}
         for field, tokens in self.parts.items():
-            if (of_part := self._loss(engine, tokens, alive)) is None:
+            if (loss := self._loss(engine, tokens, alive)) is None:
                 return None
-            of_parts[field] = of_part
+            losses[field] = loss
         parts = self.stage.parts
         all_weights = sum(part.weight for part in parts.values())
-        loss = sum(parts[field].weight * of_part for field, of_part in of_parts.items()) / all_weights
-        each = {f"held_out_loss_{parts[field].data}": of_part for field, of_part in of_parts.items()}
-        return {"held_out_loss": loss} | (each if self.stage.mixture else {})
+        whole = sum(part.weight * losses[field] for field, part in parts.items()) / all_weights
+        names = {field: part.data for field, part in parts.items()} if self.stage.mixture else {}
+        names |= self.stage.validation_sets
+        return {"held_out_loss": whole} | {f"held_out_loss_{name}": losses[field] for field, name in names.items()}
 
     def _loss(self, engine: Engine, tokens: TokenShards, alive: Callable[[], None]) -> float | None:
         """Of one part. Every rank runs equally many forwards; those past the end don't count."""

@@ -14,6 +14,17 @@ from ..errors import PermanentError
 
 _NO_PRINTS = 1_000_000_000
 _ZERO = "pretrain.deepspeed.zero_optimization"
+_NOT_HERE = {
+    "tensor_parallel": "AutoTP gives each rank a slice of every matrix, and a checkpoint by parameter name would hold one "
+    "slice of it; zero_optimization.stage 3 partitions weights as well, and loads at any world size",
+    "sequence_parallel_size": "Ulysses exchanges heads for tokens in flash attention, on GPUs with NCCL; lower microBatch, or "
+    "set activationCheckpointing, to make room for longer sequences",
+    "activation_checkpointing": "DeepSpeed ignores it for transformers' models; set pretrain.activationCheckpointing",
+    "compile": "DeepCompile builds its kernels with CUDA's headers when it starts; set pretrain.compile for torch.compile",
+    "pipeline": "DeepSpeed's pipelines need a sequence of layers, which transformers' models are not; use "
+    "zero_optimization.stage 3",
+}
+"""Sections that can't be, and why."""
 
 
 def deepspeed_configuration(stage: PretrainStage, accumulation: int) -> dict[str, Any]:
@@ -32,6 +43,9 @@ def deepspeed_configuration(stage: PretrainStage, accumulation: int) -> dict[str
             "both out for fp32"
         )
     _refuse_offload(zero)
+    for section, reason in _NOT_HERE.items():
+        if given.get(section) not in (None, {}, 1, False):
+            raise PermanentError(f"pretrain.deepspeed.{section}: {reason}")
     if zero.get("round_robin_gradients") and zero.get("stage", 0) in (1, 2):
         raise PermanentError(
             f"{_ZERO}.round_robin_gradients: DeepSpeed does not tell which elements a rank then holds, so nothing could "

@@ -1,7 +1,7 @@
 """A model under DeepSpeed: one optimizer step on a global batch, held-out loss, and state by name.
 
-The loss of a micro-batch is its sum over labels, divided by the number of labels in the global batch: so it is the mean over
-the labels of the global batch, however that is cut, also where micro-batches hold unequally many.
+The loss of a micro-batch is its sum over labels (`loss`), divided by the number of labels in the global batch: so it is the
+mean over the labels of the global batch, however that is cut, also where micro-batches hold unequally many.
 """
 
 import logging
@@ -15,14 +15,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 from trainyard_api.stages import PretrainStage
 
-from ..data.batch import IGNORED, Batch
+from ..data.batch import Batch
 from ..errors import PermanentError
 from . import processes
+from .compiling import refuse_without_compiler
 from .configuration import deepspeed_configuration
+from .loss import Loss
 from .numerics import Fault, Numerics
 from .optimizer import adamw, set_learning_rate
 from .state import Fragment, fragments, set_steps
@@ -41,17 +42,29 @@ class Engine:
         """Of the last step."""
         self.losses: list[float] = []
         """Of the last step, this rank's micro-batches' parts of the global batch's loss."""
+        self.num_labels = 0
+        """Of the last global batch, on all ranks."""
         self._clip_norm = stage.optimizer.clip_norm
         self.parameter_shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+        self._loss = Loss(model, stage.loss)
         self._adamw = adamw(model.to(device), stage.optimizer)
         self._deepspeed = _initialize(model, self._adamw, configuration)
         self.zero_stage: int = self._deepspeed.zero_optimization_stage()
         self.row_losses: list[tuple[Tensor, Tensor]] = []
         """Of the last gradients, by micro-batch: each row's losses in sum, in nats, and its labels that count."""
+        if self.replicated and dist.get_world_size() == 1:
+            # It would copy all gradients into one tensor and back, 4 bytes a parameter, with nobody to add them to.
+            self._deepspeed.enable_backward_allreduce = False
         self.numerics = Numerics(stage.numerics)
         self._leave_out = False
         if self.zero_stage:
             _let_leave_out(self._deepspeed.optimizer, device, lambda: self._leave_out)
+
+    def compile(self) -> None:
+        """Have torch.compile make kernels, when they are first needed."""
+        refuse_without_compiler(self.device)
+        self._loss.leave_out_of_compiling()
+        self._deepspeed.compile()
 
     def gradients(self, micro_batches: Iterable[Batch]) -> float:
         """Forward and backward on this rank's share of a global batch: nothing but gradients changes.
@@ -63,8 +76,8 @@ class Engine:
         with self.times.of("data"):
             own = list(micro_batches)
         with self.times.of("wait"):
-            [num_labels] = processes.add_up(sum(each.num_labels for each in own))
-        mean = 1 / max(1, num_labels)
+            self.num_labels = int(processes.add_up(sum(each.num_labels for each in own))[0])
+        mean = 1 / max(1, self.num_labels)
         as_deepspeed_means = self.accumulation * dist.get_world_size()  # over micro-batches and ranks
         losses = torch.zeros(len(own), dtype=torch.float64, device=self.device)
         self.row_losses = []
@@ -72,12 +85,12 @@ class Engine:
             if number:
                 self._deepspeed.step()  # between micro-batches it only counts them
             with self.times.of("forward"):
-                losses_BT = self._loss(batch, "none").view(len(batch), -1)
-                loss = losses_BT.sum() * mean
-            self.row_losses.append((losses_BT.detach().sum(1, dtype=torch.float64), batch.labels_of_rows()))
+                objective, losses_BT = self._loss(self._deepspeed, batch.to(self.device))
+                losses_B = losses_BT.sum(1, dtype=torch.float64)
+            self.row_losses.append((losses_B, batch.labels_of_rows()))
             with self.times.of("backward"):
-                self._deepspeed.backward(loss * as_deepspeed_means)
-            losses[number] = loss.detach()
+                self._deepspeed.backward(objective * (mean * as_deepspeed_means))
+            losses[number] = losses_B.sum() * mean
         self.losses = losses.tolist()
         return sum(self.losses)
 
@@ -120,7 +133,8 @@ class Engine:
         With ZeRO 3 a collective, for weights are gathered on the way.
         """
         self._deepspeed.eval()
-        return self._loss(batch, "none").view(len(batch), -1).double().sum(1).cpu()
+        _, losses_BT = self._loss(self._deepspeed, batch.to(self.device))
+        return losses_BT.sum(1, dtype=torch.float64).cpu()
 
     def fragments(self) -> Iterator[Fragment]:
         """Weights and optimizer state that this rank holds, as views."""
@@ -134,14 +148,6 @@ class Engine:
     def set_steps(self, steps: int) -> None:
         """Count on from `steps` steps; the fragments are filled already."""
         set_steps(self._adamw, steps)
-
-    def _loss(self, batch: Batch, reduction: str) -> Tensor:
-        """In nats: of all labels together ("sum"), or of each position ("none"), 0 where there is no label."""
-        batch = batch.to(self.device)
-        logits_BTV = self._deepspeed(**batch.inputs, use_cache=False).logits
-        return cross_entropy(
-            logits_BTV.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, reduction=reduction
-        )
 
 
 def import_deepspeed() -> ModuleType:

@@ -97,7 +97,7 @@ def _moments(adamw: AdamW, flat: Tensor) -> dict[str, Tensor]:
     """AdamW's moments of a tensor; before the first step, the zeros that it would begin with."""
     state: dict[str, Tensor] = adamw.state[flat]
     if not state:
-        state["step"] = torch.tensor(0.0)
+        state["step"] = torch.zeros((), device=flat.device)  # where the fused AdamW wants it
         for kind in MOMENTS:
             state[kind] = torch.zeros_like(flat, memory_format=torch.preserve_format)
     return {kind: state[kind] for kind in MOMENTS}

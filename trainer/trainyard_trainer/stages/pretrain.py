@@ -18,7 +18,7 @@ from trainyard_api.checkpoint import MANIFEST, Cursor, CursorPart, Manifest, com
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PretrainStage
 from trainyard_api.storage import Storage
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from .. import stopping
 from ..artifacts import ARTIFACT, read_artifact, write_artifact
@@ -27,9 +27,11 @@ from ..checkpoint.restore import load_state, load_weights, refuse_other_training
 from ..checkpoint.saving import Saving
 from ..checkpoint.store import Checkpoints
 from ..checkpoint.trained import load_trained, same_tokenizer
+from ..data.ahead import Ahead
 from ..data.shards import TokenShards
 from ..engine import processes
 from ..engine.batches import Batches, HeldOut
+from ..engine.compiling import tell_of_compiling
 from ..engine.engine import Engine
 from ..engine.numerics import Fault
 from ..engine.preflight import preflight
@@ -38,6 +40,8 @@ from ..engine.schedule import learning_rate
 from ..errors import PermanentError, RolledBackError, StopRequested
 from ..group import Group
 from ..models.build import build_model, load_config, model_config
+from ..models.kernels import use_liger
+from ..models.lora import with_adapters
 from ..pulse import Pulse
 from ..scratch import Known
 from ..telemetry.profile import Profile
@@ -60,9 +64,10 @@ def train(group: Group, device: torch.device) -> Artifact | None:
     """The whole stage, for ranks that are connected."""
     stage = group.settings(PretrainStage)
     corpora = {field: group.inputs[field] for field in stage.parts}
-    refuse_mixed_tokenizers(stage, corpora)
+    measured = corpora | {field: group.inputs[field] for field in stage.validation_sets}
+    refuse_mixed_tokenizers(stage, measured)
     batches = Batches({field: TokenShards(corpus / "train") for field, corpus in corpora.items()}, stage, group)
-    held_out = HeldOut({field: TokenShards(corpus / "held-out") for field, corpus in corpora.items()}, stage, group)
+    held_out = HeldOut({field: TokenShards(corpus / "held-out") for field, corpus in measured.items()}, stage, group)
     first_corpus = next(iter(corpora.values()))
     config = _configuration(stage, first_corpus, group)
     cursor = _cursor(stage, corpora, group.job.seed)
@@ -71,6 +76,9 @@ def train(group: Group, device: torch.device) -> Artifact | None:
     pulse.beat("restoring")
     found = newest(checkpoints, Neighbourhood(group))
     engine = _begin(stage, config, batches.accumulation, found, cursor, group, device)
+    if stage.compile:
+        tell_of_compiling(pulse)
+        engine.compile()
     start, kept = (found.manifest.step, found.kept) if found else (0, None)
     engine.numerics.overrule(checkpoints.rolled_back, start)
     checkpoints.begin(start)
@@ -79,6 +87,7 @@ def train(group: Group, device: torch.device) -> Artifact | None:
     profile = Profile(stage.profile, group)
     del found  # and the memory of what was read
 
+    ahead = Ahead(batches.micro_batches)
     held_out_losses = None
     with Saving(checkpoints, stage.checkpoint, engine, cursor, progress.saving, kept=kept) as saving:
         done = start
@@ -87,7 +96,7 @@ def train(group: Group, device: torch.device) -> Artifact | None:
             profile.before(done + 1)
             step = done + 1
             batch, rate = engine.numerics.batch(step), learning_rate(step, stage)
-            my_loss = engine.gradients(batches.micro_batches(batch))
+            my_loss = engine.gradients(ahead.micro_batches(batch, last=step == stage.steps))
             with engine.times.of("checkpoint"):
                 saving.before_update()
             with engine.times.of("wait"):
@@ -140,17 +149,17 @@ def train(group: Group, device: torch.device) -> Artifact | None:
 
 
 def refuse_mixed_tokenizers(stage: PretrainStage, corpora: dict[str, Path]) -> None:
-    """All parts of a mixture have the first one's tokens."""
+    """All parts of a mixture, and all validation sets, have the first one's tokens."""
     first, *others = corpora
-    if others_differ := [
-        f"{stage.parts[field].data} ({field})"
-        for field in others
-        if not same_tokenizer(corpora[first] / "tokenizer", corpora[field] / "tokenizer")
-    ]:
-        name = stage.parts[first].data
+    names = {field: part.data for field, part in stage.parts.items()} | stage.validation_sets
+    differ = [
+        field for field in others if not same_tokenizer(corpora[first] / "tokenizer", corpora[field] / "tokenizer")
+    ]
+    if differ:
+        listed = ", ".join(f"{names[field]} ({field})" for field in differ)
         raise PermanentError(
-            f"pretrain.mixture: {', '.join(others_differ)} {'have' if others_differ[1:] else 'has'} other tokens than {name} "
-            f"({first}); set prepare.tokenizer.stage: {name} there"
+            f"pretrain.{differ[0].partition('[')[0]}: {listed} {'have' if differ[1:] else 'has'} other tokens than "
+            f"{names[first]} ({first}); set prepare.tokenizer.stage: {names[first]} there"
         )
 
 
@@ -208,18 +217,29 @@ def _begin(
     """The engine as it was when what was found was saved, or new."""
     if found:
         refuse_other_training(found.manifest, cursor, stage)
-        model = build_model(config, group.job.seed)
+    earlier = None if found else group.inputs.get("model.stage")
+    model = load_trained(earlier).model if earlier else build_model(config, group.job.seed)
+    model = _as_trained(model, stage, group, device)
+    if found:
         with found.timed():
             load_weights(model, found.manifest, found.shards)
-        engine = Engine(model, stage, accumulation, device)
+    engine = Engine(model, stage, accumulation, device)
+    if found:
         with found.timed():
             load_state(engine, found.manifest, found.shards, group)
-        return engine
-    earlier = group.inputs.get("model.stage")
-    model = load_trained(earlier).model if earlier else build_model(config, group.job.seed)
-    engine = Engine(model, stage, accumulation, device)
-    seed_streams(group.job.seed, 0, group.rank)
+    else:
+        seed_streams(group.job.seed, 0, group.rank)
     return engine
+
+
+def _as_trained(model: PreTrainedModel, stage: PretrainStage, group: Group, device: torch.device) -> PreTrainedModel:
+    """The model with what the stage adds to it."""
+    if stage.kernels == "Liger":
+        use_liger(model, device)
+    if stage.activation_checkpointing:
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    return with_adapters(model, stage.model.lora, group.job.seed) if stage.model.lora else model
 
 
 def _finish(
@@ -245,7 +265,12 @@ def _finish(
         },
         files=["tokenizer"],
         stored=_files(group.storage, checkpoint),
-        details={"checkpoint": checkpoint, "model": config.to_dict(), "tokenizer": "tokenizer"},
+        details={
+            "checkpoint": checkpoint,
+            "model": config.to_dict(),
+            "tokenizer": "tokenizer",
+            **({"lora": stage.model.lora.wire()} if stage.model.lora else {}),
+        },
     )
 
 
