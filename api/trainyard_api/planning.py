@@ -1,7 +1,7 @@
 """What a training stage will take, worked out from the run alone, before anything of it runs.
 
 The vocabulary is the one that the corpus's tokenizer is trained for; a small corpus may give fewer entries. What can't be known
-before (a model that is read from a folder of the cluster) gives no plan.
+before (a model that is read from a folder of the cluster) gives no plan, and neither do adapters of one.
 """
 
 from collections.abc import Mapping
@@ -142,7 +142,7 @@ def _model(spec: Spec, settings: PretrainStage) -> Architecture | None:
         if earlier is None:
             return None
         origin = earlier
-    if origin.model.type is None:
+    if origin.model.type is None or settings.model.lora:
         return None
     return architecture(origin.model.type, _config(origin, _vocabulary(spec, next(iter(origin.parts.values())).data)))
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from trainyard_api.memory import LOGITS_BYTES
 from trainyard_api.stages import LossSettings
 
 from ..data.batch import IGNORED, Batch
 from ..errors import PermanentError
 
-CHUNK_BYTES = {"cpu": 24 << 20, "cuda": 512 << 20}
+CHUNK_BYTES = LOGITS_BYTES
 """Of a chunk's logits: the smaller, the more often the gradient of the weight is read and written. On one core, with 1,024 rows
 of 384 and a vocabulary of 32,000, forward and backward take 1.27 s with 4 MB, 0.76 with 16 and 0.71 with 24, and 0.95 over
 whole logits; what is above 32 MB, malloc would get from the kernel page by page each time.
