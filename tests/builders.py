@@ -10,7 +10,15 @@ from trainyard_api.status import Phase, Progress, Reason, Status
 from trainyard_operator.cluster.pace import progress_seconds
 from trainyard_operator.decide.decide import decide
 from trainyard_operator.decide.decision import Decision
-from trainyard_operator.decide.observation import Observation, Pod, Settings, format_time, read_pod, read_run
+from trainyard_operator.decide.observation import (
+    Observation,
+    Pod,
+    Settings,
+    format_time,
+    parse_time,
+    read_pod,
+    read_run,
+)
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 UID = "0a1b2c3d-0000-4000-8000-000000000001"
@@ -121,6 +129,8 @@ class Case:
     refusal: str = ""
     went: dict[str, Any] | None = None
     runs: int = 1
+    looked: bool = True
+    others_wait: bool = False
 
     def in_stage(self, stage: str = "base", phase: Phase = Phase.RUNNING, attempt: int = 2, **fields: Any) -> Self:
         """The run with a status that has got to this stage."""
@@ -175,6 +185,14 @@ class Case:
         """The run after this pod of worker 0 has gone."""
         return replace(self, went=pod)
 
+    def where_others_wait(self) -> Self:
+        """The run in a cluster in which other runs find no room either."""
+        return replace(self, others_wait=True)
+
+    def unlooked(self) -> Self:
+        """The run whose pods nobody has asked for by name."""
+        return replace(self, looked=False)
+
     def among(self, runs: int) -> Self:
         """The run where so many train."""
         return replace(self, runs=runs)
@@ -194,17 +212,22 @@ class Case:
             progress_seconds=progress_seconds(self.runs),
             refusal=self.refusal,
             went=read_pod(self.went) if self.went else None,
+            others_wait=self.others_wait,
         )
 
     def _read(self, pod: dict[str, Any]) -> Pod:
         worker = int(pod["metadata"]["labels"][LABEL_RANK])
         assigned = self.status.attempt if self.assigned and worker != self.untold else 0
+        looked_at = NOW if self.looked else None
+        ready = self.status.ready_time
+        unanswered = parse_time(ready) if worker == self.untold and ready else None
         if worker == 0:
             silent = ago(self.unanswered) if self.unanswered else None
-            return read_pod(pod, assigned, self.agent, self.agent_changed, silent or NOW, silent)
+            return read_pod(pod, assigned, self.agent, self.agent_changed, silent or NOW, silent, unanswered, looked_at)
         if not (said := pod["status"].get("agent")):
-            return read_pod(pod, assigned)
-        return read_pod(pod, assigned, AgentState(version=1, master_port=29500, **said), ago(1), NOW)
+            return read_pod(pod, assigned, unanswered_since=unanswered, looked_at=looked_at)
+        agent = AgentState(version=1, master_port=29500, **said)
+        return read_pod(pod, assigned, agent, ago(1), NOW, looked_at=looked_at)
 
     def decide(self) -> Decision:
         """What is decided about it."""

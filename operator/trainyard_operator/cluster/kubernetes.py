@@ -167,7 +167,7 @@ class KubernetesCluster:
             "reportingComponent": "trainyard-operator",
         }
         try:
-            await self._ask("POST", f"/api/v1/namespaces/{metadata['namespace']}/events", event)
+            await self._ask("POST", f"/api/v1/namespaces/{metadata['namespace']}/events", event, routine=True)
         except ConflictError:
             pass
         except (ApiError, GoneError, aiohttp.ClientError, TimeoutError) as error:

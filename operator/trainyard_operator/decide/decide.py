@@ -18,6 +18,7 @@ from .readmitting import readmitting
 from .recovering import recovering
 from .refused import refused
 from .running import running
+from .superseding import superseding
 from .suspending import suspending
 from .waiting import waiting
 
@@ -33,6 +34,7 @@ POLICIES = (
     readmitting,
     failing,
     recovering,
+    superseding,
     forming,
     waiting,
     assigning,

@@ -35,6 +35,13 @@ class DeletePod:
 
 
 @dataclass(frozen=True)
+class LookAt:
+    """See whether a pod is still there, and as it was: a watch that broke would not have told."""
+
+    pod: Manifest
+
+
+@dataclass(frozen=True)
 class Assign:
     """Give a pod's agent its place in the group."""
 
@@ -47,7 +54,7 @@ class DeleteRun:
     """Delete the run itself; all that it owns goes with it."""
 
 
-Action = CreateSecret | CreatePod | DeletePod | Assign | DeleteRun
+Action = CreateSecret | CreatePod | DeletePod | LookAt | Assign | DeleteRun
 
 
 @dataclass(frozen=True)

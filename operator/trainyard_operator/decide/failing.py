@@ -1,9 +1,11 @@
 """An attempt that has ended badly, hangs or does not start is recovered, or ends the run if its budget is used up."""
 
+from datetime import datetime
+
 from trainyard_api.status import ExcludedNode, Failure, Phase, Reason, Recovery, Restarts
 
 from .causes import PEER_LOST, SETTLE_SECONDS, SETTLE_SILENT_SECONDS, UNCOUNTED, End, ends
-from .decision import Decision, DeletePod, Event, change, fail, nothing, shown
+from .decision import Decision, DeletePod, Event, LookAt, change, fail, nothing, shown
 from .hanging import hung, still_telling
 from .in_place import backs_off
 from .observation import GIVEN_UP, Observation, Pod, format_time, last_progress
@@ -14,13 +16,19 @@ from .tiers import tier_of
 KEPT_RECOVERIES = 10
 KEPT_LINES = 5
 """Of what a process wrote last, in each recovery: all of a status must stay below 1 MB."""
-ANSWER_SECONDS = 60.0
-"""An agent answers within a second of its start; on a cold node, imports have been seen to take 20."""
+ANSWER_SECONDS = 90.0
+"""An agent answers within a second of its start; on a cold node, imports have been seen to take 20. If it is the node that is
+gone, Kubernetes takes 80 s to give up its pods.
+"""
 OUTLIVED_ANSWER_SECONDS = 10.0
+"""Within less a kubelet finds that an agent does not answer: two probes fail in 5 s."""
+LOOKED_SECONDS = 2.5
+"""How long it counts that a pod was looked at: less than an end that is only a consequence waits for its cause."""
+LOOKED_AT_ONCE = 16
 GIVEN_UP_GRACE_SECONDS = 5
 """What a pod gets that is given up: there is nothing in it to save."""
 UNPLACED_SECONDS = 300.0
-"""How long those that stay may hold their nodes for one that has none; an autoscaler brings a node in 2 to 4 minutes."""
+"""How long pods of a group may hold nodes for one that has none; an autoscaler brings a node in 2 to 4 minutes."""
 UNPULLABLE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 
 
@@ -38,21 +46,50 @@ def failing(seen: Observation) -> Decision | None:
         return None
     if end.permanent:
         return fail(seen, end.cause, f"stage {seen.stage.name}: {end.message}")
+    if unseen := _unseen(seen, end):
+        return Decision(seen.status, tuple(LookAt(pod.manifest) for pod in unseen), look_again=0)
     return _recover(seen, end)
+
+
+def _unseen(seen: Observation, end: End) -> list[Pod]:
+    """Pods that may be gone without our having been told, which would be why the attempt has ended: a deletion, no failure."""
+    if end.consequence:
+        suspects = _untold(seen) if end.distance == PEER_LOST else [pod for pod in seen.group.values() if pod.wanted]
+    else:
+        silent = end.cause in (Reason.NODE_LOST, Reason.AGENT_SILENT)
+        suspects = [end.pod] if silent and end.pod and end.pod.wanted else []
+    return [pod for pod in suspects[:LOOKED_AT_ONCE] if not _just_looked_at(seen, pod)]
+
+
+def _just_looked_at(seen: Observation, pod: Pod) -> bool:
+    return pod.looked_at is not None and 0 <= seen.seconds_since(pod.looked_at) < LOOKED_SECONDS
 
 
 def _settle_seconds(seen: Observation, end: End) -> float:
     """How long a consequence waits for its cause."""
+    return SETTLE_SILENT_SECONDS if end.distance == PEER_LOST and _untold(seen) else SETTLE_SECONDS
+
+
+def _untold(seen: Observation) -> list[Pod]:
+    """Pods that should be there, of which nobody has said how their ranks fared."""
     fared = {peer.worker for peer in seen.peers if peer.phase in ("failed", "succeeded")}
-    untold = any(pod.wanted and worker not in fared for worker, pod in seen.group.items())
-    return SETTLE_SILENT_SECONDS if end.distance == PEER_LOST and untold else SETTLE_SECONDS
+    return [pod for worker, pod in seen.group.items() if pod.wanted and worker not in fared]
 
 
 def _unplaced(seen: Observation) -> End | None:
-    """Some of the group stayed and others find no room: what those hold may be just what these, or other runs, lack."""
+    """Some of the group have nodes and others find no room: what those hold may be just what these, or other runs, lack.
+
+    Two runs of which each waits for the other's nodes would do so for ever.
+    """
     why = seen.status.waiting
     stayed = any(pod.attempt < seen.status.attempt for pod in seen.group.values())
-    if seen.status.phase != Phase.QUEUED or not stayed or why is None or why.reason != Reason.WAITING_FOR_CAPACITY:
+    holding = any(pod.node for pod in seen.group.values()) and seen.others_wait
+    if (
+        seen.status.phase != Phase.QUEUED
+        or not (stayed or holding)
+        or why is None
+        or why.reason != Reason.WAITING_FOR_CAPACITY
+    ):
         return None
     if seen.silent_seconds(why.since) < UNPLACED_SECONDS:
         return None
@@ -73,22 +110,36 @@ def _kept_off_in_vain(seen: Observation) -> End | None:
 
 
 def _silent(seen: Observation) -> End | None:
-    """A pod runs, and its agent has not taken its place: the pod is of no use."""
-    silent = seen.unassigned
-    if seen.status.ready_time is None or not silent:
+    """A pod runs, and its agent has not taken its place: the pod is of no use.
+
+    A kubelet that is there would say that an agent which has answered before does not: if it does not, the node is lost.
+    """
+    if seen.status.ready_time is None:
         return None
-    waited = seen.silent_seconds(seen.status.ready_time)
-    silent = [pod for pod in silent if waited >= _answer_seconds(seen, pod)]
+    asked = [(pod, pod.unanswered_since or pod.silent_since) for pod in seen.unassigned]
+    silent = [pod for pod, since in asked if since and _waited(seen, since) >= _answer_seconds(seen, pod)]
     if not silent:
         return None
-    text = f"pod {silent[0].name}: no answer from its agent in {_answer_seconds(seen, silent[0]):.0f} s"
-    return End(Reason.AGENT_SILENT, text, silent[0], at=seen.now)
+    pod = silent[0]
+    text = f"pod {pod.name}: no answer from its agent in {_answer_seconds(seen, pod):.0f} s"
+    if pod.node_unready or (_outlived(seen, pod) and not pod.container_unready):
+        return End(Reason.NODE_LOST, f"{text}, nor word of that from node {pod.node}", pod, at=seen.now)
+    return End(Reason.AGENT_SILENT, text, pod, at=seen.now)
+
+
+def _waited(seen: Observation, since: datetime) -> float:
+    """How long an agent has been asked in vain, of the time that the group is complete."""
+    return min(seen.silent_seconds(since), seen.silent_seconds(seen.status.ready_time))
 
 
 def _answer_seconds(seen: Observation, pod: Pod) -> float:
     """How long an agent may take to take its place: one that has had a place before need not start first."""
-    starts_with_it = pod.attempt == seen.status.attempt or pod.starts
-    return ANSWER_SECONDS if starts_with_it else OUTLIVED_ANSWER_SECONDS
+    return OUTLIVED_ANSWER_SECONDS if _outlived(seen, pod) or pod.node_unready else ANSWER_SECONDS
+
+
+def _outlived(seen: Observation, pod: Pod) -> bool:
+    """Whether its agent has had a place before."""
+    return pod.attempt < seen.status.attempt and not pod.starts
 
 
 def _not_started(seen: Observation) -> End | None:

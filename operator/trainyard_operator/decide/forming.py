@@ -5,7 +5,6 @@ stay as they are; one whose container is being started again is waited for, for 
 from trainyard_api.status import Reason, Waiting
 
 from .decision import Action, CreatePod, CreateSecret, Decision, DeletePod, change, nothing
-from .in_place import comes_back
 from .objects import pod_manifest, secret_manifest
 from .observation import Observation, Pod, format_time
 from .recovering import FAILED_GRACE_SECONDS
@@ -24,8 +23,8 @@ def forming(seen: Observation) -> Decision | None:
         return nothing(seen, look_again=LOOK_SECONDS) if any(map(_is_absent, seen.group.values())) else None
     pods = tuple(CreatePod(pod_manifest(seen, worker)) for worker in missing)
     outdated = tuple(DeletePod(pod.manifest) for worker in missing for pod in _older(seen, worker))
-    vain = tuple(DeletePod(pod.manifest, FAILED_GRACE_SECONDS) for worker in missing for pod in _not_back(seen, worker))
-    actions: tuple[Action, ...] = (CreateSecret(secret_manifest(seen)), *pods, *outdated, *vain)
+    left = tuple(DeletePod(pod.manifest, FAILED_GRACE_SECONDS) for worker in missing for pod in _left(seen, worker))
+    actions: tuple[Action, ...] = (CreateSecret(secret_manifest(seen)), *pods, *outdated, *left)
     changes = _dearer(seen) | _refused(seen)
     return Decision(change(seen, **changes) if changes else seen.status, actions=actions, look_again=0)
 
@@ -41,16 +40,18 @@ def _is_absent(pod: Pod) -> bool:
     return bool(pod.starts) and pod.wanted and pod.phase != "Running"
 
 
-def _not_back(seen: Observation, worker: int) -> list[Pod]:
-    """The worker's last pod, if its container was to be started again and was not."""
-    pod = seen.group.get(worker)
-    return [pod] if pod and pod.wanted and not comes_back(seen, pod) else []
-
-
 def _older(seen: Observation, worker: int) -> list[Pod]:
     """The worker's pods but the last, which is kept for its log."""
     pods = [pod for pod in seen.pods if (pod.stage, pod.worker) == (seen.stage.name, worker)]
     return [pod for pod in pods if pod is not seen.group.get(worker) and pod.deleting is None]
+
+
+def _left(seen: Observation, worker: int) -> list[Pod]:
+    """The worker's last pod, where it lives and is made anew all the same: its container was not started again, or it got its
+    node only when the run had come to suspect that.
+    """
+    pod = seen.group.get(worker)
+    return [pod] if pod and pod.wanted and not seen.given_up(pod) else []
 
 
 def _dearer(seen: Observation) -> dict[str, object]:

@@ -87,6 +87,10 @@ class Pod:
     """When its agent last answered."""
     silent_since: datetime | None
     """The same of an agent that is asked and does not answer; None of all others."""
+    unanswered_since: datetime | None
+    """Since when its agent does not take its place in the current attempt, though it is given it."""
+    looked_at: datetime | None
+    """When it was last asked for by name, and found as it is here."""
     container_unready: bool
     """The kubelet, which is there, finds that the agent does not answer."""
     node_unready: bool
@@ -132,6 +136,9 @@ class Observation:
     """Whether the nodes start a container that was killed again in its pod."""
     said_by_others: tuple[tuple[str, ExcludedNode], ...] = ()
     """The nodes that other runs exclude, each with the run's namespace, but those that have been forgiven."""
+
+    others_wait: bool = False
+    """Whether other runs find no room."""
 
     @cached_property
     def stage(self) -> Stage:
@@ -291,6 +298,8 @@ def read_pod(
     agent_changed: datetime | None = None,
     agent_answered: datetime | None = None,
     silent_since: datetime | None = None,
+    unanswered_since: datetime | None = None,
+    looked_at: datetime | None = None,
 ) -> Pod:
     """The typed view of a pod's JSON, and what is known of its agent."""
     metadata, status = manifest["metadata"], manifest.get("status", {})
@@ -330,6 +339,8 @@ def read_pod(
         agent_changed=agent_changed,
         agent_answered=agent_answered,
         silent_since=silent_since,
+        unanswered_since=unanswered_since,
+        looked_at=looked_at,
         container_unready=ready.get("status") == "False" and ready.get("reason") == UNREADY_CONTAINER,
         node_unready=ready.get("status") == "False" and ready.get("reason") != UNREADY_CONTAINER,
     )

@@ -60,7 +60,7 @@ def template_mistakes(spec: Spec) -> tuple[str, ...]:
     """What is wrong with the run's and the stages' templates, each with its path and the remedy."""
     templates = [("spec.template", spec.template)]
     templates += [(f"spec.stages[{i}].template", stage.template) for i, stage in enumerate(spec.stages)]
-    return tuple(text for path, template in templates for text in _mistakes(path, template or {}))
+    return tuple(text for path, template in templates if template for text in _mistakes(path, template))
 
 
 def _mistakes(path: str, template: dict[str, Any]) -> list[str]:

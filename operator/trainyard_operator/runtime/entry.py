@@ -33,9 +33,9 @@ from ..observe.metrics import Metrics
 from ..observe.server import serving
 from .agents import Agents
 from .kopf_wiring import watch, watched_paths
+from .leading import lead
 from .lease import Leadership
 from .listing import keep_listing, take_in_patiently
-from .loop import Loop
 from .queue import WorkQueue
 from .reconcile import Reconciler
 from .store import Store
@@ -186,24 +186,16 @@ async def _work(options: Options, stop: asyncio.Event) -> None:
         health.listed = True
         log.info("ready", extra={"server": access.server, "runs": len(store.runs())})
 
-        async def lead() -> None:
-            async with leadership.held():
-                await take_in_patiently(store, cluster, _now)  # what the one before has written, to the last
-                reconciler = Reconciler(
-                    store,
-                    cluster,
-                    agents,
-                    Settings(trainer_image=options.trainer_image, agent_tls=options.agent_tls),
-                    _now,
-                    on_status=lambda key, old, new: metrics.record_status(old, new),
-                )
-                store.wake_all()
-                await Loop(queue, reconciler, metrics.record_pass).run()
+        def reconciler() -> Reconciler:
+            settings = Settings(trainer_image=options.trainer_image, agent_tls=options.agent_tls)
+            told = metrics.record_status
+            return Reconciler(store, cluster, agents, settings, _now, lambda key, old, new: told(old, new))
 
         async with asyncio.TaskGroup() as parts:
             parts.create_task(_lasting(watch(store, access, options.namespaces, lambda: _on_signals(stop)), "watches"))
             parts.create_task(_lasting(keep_listing(store, cluster, _now, metrics.record_ghosts), "re-lists"))
-            parts.create_task(_lasting(lead(), "reconcile loop"))
+            leading = lead(leadership, store, cluster, queue, reconciler, _now, metrics.record_pass)
+            parts.create_task(_lasting(leading, "reconcile loop"))
             parts.create_task(_lasting(health.measure(), "health"))
 
 

@@ -32,7 +32,8 @@ class WorkQueue:
         self._again: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
-        self._some = asyncio.Event()
+        self._some = asyncio.Semaphore(0)
+        """As many as are ready: each wakes one of the workers."""
         self.adds = 0
         self.retries = 0
 
@@ -50,7 +51,7 @@ class WorkQueue:
             self._waiting.add(key)
             self._added[key] = time.monotonic()
             self._ready.append(key)
-            self._some.set()
+            self._some.release()
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Look at `key` after so many seconds, or earlier if an earlier look is due."""
@@ -70,9 +71,7 @@ class WorkQueue:
 
     async def get(self) -> Key:
         """The next key, which is in the caller's hand until `done`."""
-        while not self._ready:
-            self._some.clear()
-            await self._some.wait()
+        await self._some.acquire()
         key = self._ready.popleft()
         self._waiting.discard(key)
         self._in_hand.add(key)

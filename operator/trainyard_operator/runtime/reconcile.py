@@ -7,22 +7,27 @@ at any point and simply happens again.
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 
 from trainyard_api.run import Metadata, TrainingRun
 from trainyard_api.status import FINISHED, Status
 
 from ..cluster.agent_access import speaks_tls
+from ..cluster.gate import NotLeaderError
 from ..cluster.pace import progress_seconds
 from ..cluster.protocol import Cluster, ConflictError, GoneError, Manifest, RefusedError
 from ..decide.decide import decide
-from ..decide.decision import Action, Assign, CreatePod, CreateSecret, Decision, DeletePod, DeleteRun
+from ..decide.decision import Action, Assign, CreatePod, CreateSecret, Decision, DeletePod, DeleteRun, Event, LookAt
 from ..decide.observation import Observation, Pod, Settings, read_pod, read_run
 from .agents import AgentError, Agents
 from .store import Key, Store
 
 ACTIONS_AT_ONCE = 32
 """Actions of one pass that may be in flight together."""
+ORDER = (DeletePod, CreateSecret | CreatePod, LookAt, Assign, DeleteRun)
+"""A kubelet that finds no Secret yet asks again, and after a failure it is there."""
 CLOCK_STEP_SECONDS = 1.0
 """A clock that gains or loses more between two passes was set, or the machine was suspended."""
 
@@ -30,6 +35,16 @@ log = logging.getLogger(__name__)
 
 Spec = tuple[TrainingRun, tuple[str, ...]]
 """A run, and the mistakes in it."""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a run's manifest was read as: as long as it is the same, most passes see nothing else that is new."""
+
+    manifest: Manifest
+    run: TrainingRun
+    errors: tuple[str, ...]
+    status: Status
 
 
 class Reconciler:
@@ -54,7 +69,9 @@ class Reconciler:
         self._since = self._seen = now()
         self._seen_at = asyncio.get_running_loop().time()
         self._specs: dict[Key, tuple[tuple[str, int], Spec]] = {}
+        self._read: dict[Key, _Read] = {}
         self._limit = asyncio.Semaphore(ACTIONS_AT_ONCE)
+        self._posting: set[asyncio.Task[None]] = set()
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Returns the seconds after which to look again, None if only a change can matter."""
@@ -62,6 +79,7 @@ class Reconciler:
         if manifest is None or manifest["metadata"].get("deletionTimestamp"):
             self._agents.forget(key)
             self._specs.pop(key, None)
+            self._read.pop(key, None)
             return None
         seen = self._observe(key, manifest)
         decision = decide(seen)
@@ -80,8 +98,12 @@ class Reconciler:
                 self._store.remove(manifest)
                 return None
             self._on_status(key, seen.status, decision.status)
-            for event in decision.events:
-                await self._cluster.post_event(manifest, event.type, event.reason, event.message)
+            if decision.events and decision.look_again == 0:  # what is next does not wait for what people are told
+                posting = asyncio.create_task(self._post(manifest, decision.events))
+                self._posting.add(posting)
+                posting.add_done_callback(self._posting.discard)
+            else:
+                await self._post(manifest, decision.events)
         if decision.status.phase in FINISHED:
             self._agents.forget(key)
         else:
@@ -89,6 +111,11 @@ class Reconciler:
         if refused:
             raise refused
         return decision.look_again
+
+    async def _post(self, run: Manifest, events: tuple[Event, ...]) -> None:
+        with suppress(NotLeaderError):
+            for event in events:
+                await self._cluster.post_event(run, event.type, event.reason, event.message)
 
     def _look_at_clock(self) -> datetime:
         """The time. Where the clock was set meanwhile, nothing that it said before tells how long anyone has been silent."""
@@ -101,8 +128,12 @@ class Reconciler:
 
     def _observe(self, key: Key, manifest: Manifest) -> Observation:
         now = self._look_at_clock()
-        run, errors = self._read_spec(key, manifest)
-        status = Status.read_stored(manifest.get("status") or {})
+        read = self._read.get(key)
+        if read is None or read.manifest is not manifest:
+            run, errors = self._read_spec(key, manifest)
+            status = Status.read_stored(manifest.get("status") or {})
+            read = self._read[key] = _Read(manifest, run, errors, status)
+        run, errors, status = read.run, read.errors, read.status
         uid = manifest["metadata"]["uid"]
         went = self._store.went(key)
         return Observation(
@@ -111,13 +142,14 @@ class Reconciler:
             run=run,
             errors=errors,
             status=status,
-            pods=tuple(self._pod(pod) for pod in self._store.pods(key) if _owned_by(pod, uid)),
+            pods=tuple(self._pod(pod, status.attempt) for pod in self._store.pods(key) if _owned_by(pod, uid)),
             went=read_pod(went) if went and _owned_by(went, uid) else None,
             settings=self._settings,
             refusal=self._store.refusal(key),
             progress_seconds=progress_seconds(self._agents.followed),
             restarts_in_place=self._store.restarts_in_place,
             said_by_others=self._store.excluded_by_others(key),
+            others_wait=self._store.others_wait(key),
             storage_uri=self._cluster.storage_uri(run) if not errors else "",
         )
 
@@ -130,19 +162,24 @@ class Reconciler:
         run, errors = self._specs[key][1]
         return (run if errors else run.model_copy(update={"metadata": Metadata.read_stored(metadata)})), errors
 
-    def _pod(self, manifest: Manifest) -> Pod:
-        uid = manifest["metadata"]["uid"]
-        view = self._store.agent(uid)
-        silent_since, assigned = self._store.silent_since(uid), self._store.assigned(uid)
-        if view is None:
-            return read_pod(manifest, assigned, silent_since=silent_since)
-        return read_pod(manifest, assigned, view.state, view.changed, view.answered, silent_since)
+    def _pod(self, manifest: Manifest, attempt: int) -> Pod:
+        uid, store = manifest["metadata"]["uid"], self._store
+        view = store.agent(uid)
+        return read_pod(
+            manifest,
+            store.assigned(uid),
+            view.state if view else None,
+            view.changed if view else None,
+            view.answered if view else None,
+            store.silent_since(uid),
+            store.unanswered_since(uid, attempt),
+            store.looked_at(uid),
+        )
 
     async def _perform(self, seen: Observation, decision: Decision) -> None:
-        """Perform all actions; the first error of any is raised after all have ended."""
-        order = (CreateSecret, DeletePod, CreatePod, Assign, DeleteRun)
-        for kind in order:
-            same = [action for action in decision.actions if isinstance(action, kind)]
+        """Perform all actions, kind by kind; the first error of a kind is raised after all of it have ended."""
+        for kinds in ORDER:
+            same = [action for action in decision.actions if isinstance(action, kinds)]
             results = await asyncio.gather(*(self._act(seen, action) for action in same), return_exceptions=True)
             for result in results:
                 if isinstance(result, BaseException):
@@ -160,19 +197,22 @@ class Reconciler:
                 case DeletePod(pod, grace_seconds):
                     if not await self._cluster.delete_pod(pod, grace_seconds):
                         self._store.remove(pod)
+                case LookAt(pod):
+                    await self._look_at(pod)
                 case Assign(pod, assignment):
                     try:
                         await self._agents.assign(pod, uid, assignment)
                     except AgentError:
+                        self._store.put_unanswered(pod["metadata"]["uid"], assignment.attempt)
                         await self._look_at(pod)
                         raise
                 case DeleteRun():
                     await self._cluster.delete_run(seen.run)
 
     async def _look_at(self, pod: Manifest) -> None:
-        """See whether a pod whose agent does not answer is still there: a watch that was broken has not told."""
+        """See whether a pod is still there: a watch that was broken has not told."""
         if found := await self._cluster.find_pod(pod):
-            self._store.put(found)
+            self._store.put_looked_at(found)
         else:
             self._store.remove(pod)
 

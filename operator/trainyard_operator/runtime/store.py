@@ -11,7 +11,7 @@ from datetime import datetime
 
 from trainyard_api.names import ANNOTATION_EXCLUDED, KIND, LABEL_RANK, LABEL_RUN
 from trainyard_api.protocol import AgentState
-from trainyard_api.status import ExcludedNode, Status
+from trainyard_api.status import ExcludedNode, Reason, Status
 
 from ..cluster.protocol import Manifest
 from ..decide.container import slim_spec, statuses
@@ -48,11 +48,14 @@ class Store:
         self._agents: dict[str, AgentView] = {}
         self._silent: dict[str, datetime] = {}
         self._assigned: dict[str, int] = {}
+        self._unanswered: dict[str, tuple[int, datetime]] = {}
+        self._looked_at: dict[str, datetime] = {}
         self._refusals: dict[Key, str] = {}
         self._went: dict[Key, Manifest] = {}
         self._excluded: dict[Key, tuple[ExcludedNode, ...]] = {}
         self.restarts_in_place = False
         """Whether the nodes start a container that was killed again in its pod."""
+        self._without_room: set[Key] = set()
 
     def put(self, manifest: Manifest) -> None:
         """Take in a run or pod, unless what is known is newer."""
@@ -66,6 +69,7 @@ class Store:
         entries[name] = _Entry(kept, first_seen)
         if manifest["kind"] == KIND:
             self._note_excluded(key, manifest)
+            self._note_waiting(key, manifest)
         self._wake(key)
 
     def remove(self, manifest: Manifest) -> None:
@@ -78,10 +82,13 @@ class Store:
             self._agents.pop(uid, None)
             self._silent.pop(uid, None)
             self._assigned.pop(uid, None)
+            self._unanswered.pop(uid, None)
+            self._looked_at.pop(uid, None)
             if manifest["kind"] == KIND:
                 self._refusals.pop(key, None)
                 self._went.pop(key, None)
                 self._excluded.pop(key, None)
+                self._without_room.discard(key)
             elif manifest["metadata"]["labels"][LABEL_RANK] == "0" and self.run(key):
                 self._went[key] = _slim_pod(manifest, known.manifest)
             self._wake(key)
@@ -131,7 +138,7 @@ class Store:
         known, now = self._agents.get(pod_uid), self._now()
         news = known is None or known.state != state
         self._agents[pod_uid] = AgentView(state, now if known is None or news else known.changed, now)
-        if self._silent.pop(pod_uid, None) or news:
+        if self._silent.pop(pod_uid, None) or known is None or (news and _matters(known.state, state)):
             self._wake(key)
 
     def put_silence(self, key: Key, pod_uid: str, since: datetime) -> None:
@@ -160,6 +167,25 @@ class Store:
         """The attempt that a pod's agent was last assigned to by this process, 0 if none."""
         return self._assigned.get(pod_uid, 0)
 
+    def put_unanswered(self, pod_uid: str, attempt: int) -> None:
+        """Note that a pod's agent did not take its assignment."""
+        if self._unanswered.get(pod_uid, (0,))[0] != attempt:
+            self._unanswered[pod_uid] = attempt, self._now()
+
+    def unanswered_since(self, pod_uid: str, attempt: int) -> datetime | None:
+        """When a pod's agent first did not take its assignment of this attempt."""
+        known, since = self._unanswered.get(pod_uid, (0, None))
+        return since if known == attempt else None
+
+    def put_looked_at(self, found: Manifest) -> None:
+        """Take in a pod that was asked for by name."""
+        self._looked_at[found["metadata"]["uid"]] = self._now()
+        self.put(found)
+
+    def looked_at(self, pod_uid: str) -> datetime | None:
+        """When a pod was last asked for by name."""
+        return self._looked_at.get(pod_uid)
+
     def put_refusal(self, key: Key, message: str) -> None:
         """Note why the cluster would not have a pod of the run in the last pass; empty if it would."""
         self._refusals[key] = message
@@ -172,6 +198,17 @@ class Store:
         """The nodes that runs but this one exclude and that are not forgiven, each with the run's namespace."""
         others = ((other[0], entries) for other, entries in self._excluded.items() if other != key)
         return tuple((namespace, entry) for namespace, entries in others for entry in entries)
+
+    def others_wait(self, key: Key) -> bool:
+        """Whether runs but this one find no room for their pods."""
+        return bool(self._without_room - {key})
+
+    def _note_waiting(self, key: Key, run: Manifest) -> None:
+        why = run.get("status", {}).get("waiting") or {}
+        if why.get("reason") == Reason.WAITING_FOR_CAPACITY:
+            self._without_room.add(key)
+        else:
+            self._without_room.discard(key)
 
     def _note_excluded(self, key: Key, run: Manifest) -> None:
         """Few runs exclude nodes, and every pass of any run asks for all that they do."""
@@ -188,6 +225,16 @@ class Store:
             return key, self._runs, "/".join(key)
         key = metadata["namespace"], metadata["labels"][LABEL_RUN]
         return key, self._pods.setdefault(key, {}), metadata["name"]
+
+
+def _matters(before: AgentState, after: AgentState) -> bool:
+    """Whether a decision waits for the news. How far ranks have come does not: a run that trains is looked at every few seconds
+    anyway, and of a thousand runs the steps alone would take all of the processor.
+    """
+    if (before.progress is None) != (after.progress is None):
+        return True
+    left_out: dict[str, object] = {"version": 0, "progress": None, "checkpoint": None, "paces": []}
+    return before.model_copy(update=left_out) != after.model_copy(update=left_out)
 
 
 def _same(one: Manifest, other: Manifest) -> bool:

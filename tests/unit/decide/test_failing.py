@@ -1,5 +1,7 @@
 """How the end of an attempt is told, and what is made anew for it: a sentence, what is seen, what must follow."""
 
+from typing import Any
+
 import pytest
 from builders import a_run, ago, deleting, done, ended, failure, peer, pod, recovery, say
 from expectations import Cases, Expectation, becomes, check, does, says, unchanged
@@ -9,7 +11,24 @@ from trainyard_operator.decide.observation import format_time
 
 RUNNING = a_run().in_stage().with_pods(pod(0), pod(1)).training()
 STARTED_LONG_AGO = format_time(ago(3600))
-STARTING = a_run().in_stage(phase=Phase.STARTING, ready_time=format_time(ago(70))).with_pods(pod(0), pod(1))
+NO_ROOM: dict[str, Any] = {
+    "phase": Phase.QUEUED,
+    "attempt": 3,
+    "waiting": {
+        "reason": Reason.WAITING_FOR_CAPACITY,
+        "message": "0/3 nodes",
+        "object": "pod/tiny-base-1-3",
+        "since": format_time(ago(301)),
+    },
+}
+UNPLACED = pod(
+    1,
+    attempt=3,
+    node="",
+    phase="Pending",
+    conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}],
+)
+STARTING = a_run().in_stage(phase=Phase.STARTING, ready_time=format_time(ago(91))).with_pods(pod(0), pod(1))
 EVICTED = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
 
 
@@ -263,19 +282,16 @@ CASES: Cases = {
         (does(Assign), lambda d, _: d.actions[0].assignment.worker == 1),
     ),
     "those that stay give up their nodes when another finds none for long": (
-        a_run()
-        .in_stage(
-            phase=Phase.QUEUED,
-            attempt=3,
-            waiting={
-                "reason": Reason.WAITING_FOR_CAPACITY,
-                "message": "0/3 nodes",
-                "object": "pod/tiny-base-1-3",
-                "since": format_time(ago(301)),
-            },
-        )
-        .with_pods(pod(0), pod(1, attempt=3, node="", phase="Pending")),
+        a_run().in_stage(**NO_ROOM).with_pods(pod(0), UNPLACED),
         (becomes(Phase.RECOVERING, Reason.WAITING_FOR_CAPACITY), records("group", counted=False), says("0/3 nodes")),
+    ),
+    "pods of a new group give up their nodes when others find none for long, and other runs wait as well": (
+        a_run().in_stage(**NO_ROOM).with_pods(pod(0, attempt=3), UNPLACED).where_others_wait(),
+        (becomes(Phase.RECOVERING, Reason.WAITING_FOR_CAPACITY), records("group", counted=False)),
+    ),
+    "where no other run waits they are kept": (
+        a_run().in_stage(**NO_ROOM).with_pods(pod(0, attempt=3), UNPLACED),
+        (becomes(Phase.QUEUED, Reason.WAITING_FOR_CAPACITY), does()),
     ),
     "pods that outlive an attempt are part of the group of the next": (
         failed_again(resumed(20), checkpoint(40)).training(attempt=6, **CRASH),

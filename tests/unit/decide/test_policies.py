@@ -68,8 +68,16 @@ CASES: Cases = {
         ),
     ),
     "a pod of another stage is no part of the group": (
-        a_run().in_stage(phase=Phase.PENDING).with_pods(pod(0, "corpus", attempt=1), pod(1, "corpus", attempt=1)),
+        a_run().in_stage(phase=Phase.PENDING).with_pods(*(done(each, stage="corpus", attempt=1) for each in (0, 1))),
         (does(CreateSecret, CreatePod, CreatePod),),
+    ),
+    "a pod that comes up after another has taken its place goes: its request was on its way for long": (
+        a_run().in_stage(attempt=3).with_pods(pod(0, attempt=3), pod(1), pod(0)).training(attempt=3),
+        (does(DeletePod), lambda d, _: d.actions[0].pod["metadata"]["name"] == "tiny-base-0-2"),
+    ),
+    "so does one of a stage that is over": (
+        a_run().in_stage().with_pods(pod(0), pod(1), pod(0, "corpus", attempt=1)).training(),
+        (does(DeletePod), lambda d, _: d.actions[0].pod["metadata"]["name"] == "tiny-corpus-0-1"),
     ),
     "a pod without room queues the run, in the scheduler's words, with the field to change": (
         a_run()

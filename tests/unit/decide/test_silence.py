@@ -6,7 +6,7 @@ import pytest
 from builders import Case, a_run, ago, deleting, ended, peer, pod, recovery, say
 from expectations import Cases, Expectation, becomes, check, does, grows_attempt, says, unchanged
 from trainyard_api.status import Phase, Reason
-from trainyard_operator.decide.decision import CreatePod, CreateSecret, DeletePod
+from trainyard_operator.decide.decision import Assign, CreatePod, CreateSecret, DeletePod, LookAt
 from trainyard_operator.decide.observation import format_time
 
 SINCE = format_time(ago(7))
@@ -23,6 +23,22 @@ def training(*pods: dict[str, Any], silent: tuple[int, ...] = (), **state: Any) 
 def witness(worker: int, silent: bool = True, node: str = "node-b") -> dict[str, Any]:
     """A pod whose agent is asked, and does or does not miss agent 0."""
     return pod(worker, node=node, agent={"attempt": 2, "phase": "running", "silent": {0: SINCE} if silent else {}})
+
+
+def taking_places(seconds: float, second: dict[str, Any]) -> Case:
+    """Attempt 3, complete for so long, in which the second agent has not taken its place."""
+    ready = format_time(ago(seconds))
+    run = a_run().in_stage(phase=Phase.STARTING, attempt=3, ready_time=ready).with_pods(pod(0, attempt=3), second)
+    return run.training(attempt=3, resumed_step=None, progress=None).not_told(1)
+
+
+def looks_at(*names: str) -> Expectation:
+    """These pods are looked at, and nothing is written."""
+    return lambda decision, before: (
+        decision.status == before
+        and decision.actions == tuple(LookAt(action.pod) for action in decision.actions)
+        and [action.pod["metadata"]["name"] for action in decision.actions] == list(names)
+    )
 
 
 def gives_up(*names: str, cause: Reason = Reason.NODE_LOST) -> Expectation:
@@ -114,12 +130,51 @@ CASES: Cases = {
         (gives_up("tiny-base-1-2"),),
     ),
     "an agent that had a place in the attempt before need not start, and is given less time to take the next": (
-        a_run()
-        .in_stage(phase=Phase.STARTING, attempt=3, ready_time=format_time(ago(11)))
-        .with_pods(pod(0, attempt=3), pod(1))
-        .training(attempt=3, resumed_step=None, progress=None)
-        .not_told(1),
+        taking_places(11, pod(1, **KUBELET_SAYS)),
+        (becomes(Phase.RECOVERING, Reason.AGENT_SILENT), does(DeletePod), lambda d, _: d.status.restarts.failures == 1),
+    ),
+    "one whose kubelet does not say that it is gone has lost its node before it had its place, which costs no failure": (
+        taking_places(11, pod(1, node="b")),
+        (
+            becomes(Phase.RECOVERING, Reason.NODE_LOST),
+            does(DeletePod),
+            says("pod tiny-base-1-2: no answer from its agent in 10 s, nor word of that from node b"),
+            lambda d, _: (d.status.restarts.failures, d.status.restarts.disruptions) == (0, 1),
+        ),
+    ),
+    "a new agent may take longer, also where its kubelet waits for it": (
+        taking_places(89, pod(1, attempt=3, **KUBELET_SAYS)),
+        (does(Assign),),
+    ),
+    "a new agent whose node is known to be lost is not waited for": (
+        taking_places(11, pod(1, attempt=3, node="b", **NODE_CONTROLLER_SAYS)),
+        (becomes(Phase.RECOVERING, Reason.NODE_LOST), does(DeletePod)),
+    ),
+    "a new agent that never answers on a node that is there is a failure": (
+        taking_places(91, pod(1, attempt=3)),
         (becomes(Phase.RECOVERING, Reason.AGENT_SILENT), does(DeletePod)),
+    ),
+    "before a worker is given up its pod is looked at: it may be gone, and the watch have lost that": (
+        training(*APART, silent=(1,)).unlooked(),
+        (looks_at("tiny-base-1-2"),),
+    ),
+    "before a lost peer counts as a failure the pod of whom nobody has told is looked at": (
+        training(
+            *APART, **say(30, "PeerLost", seconds_ago=13), peers=[peer(2, 30, "PeerLost", seconds_ago=13)]
+        ).unlooked(),
+        (looks_at("tiny-base-1-2"),),
+    ),
+    "ranks that lost a peer whose pod is there have failed": (
+        training(*APART, **say(30, "PeerLost", seconds_ago=13), peers=[peer(2, 30, "PeerLost", seconds_ago=13)]),
+        (becomes(Phase.RECOVERING, Reason.PROCESS_FAILED),),
+    ),
+    "ranks that lost a peer whose pod turns out to be gone have not": (
+        training(*APART[::2], **say(30, "PeerLost", seconds_ago=13), peers=[peer(2, 30, "PeerLost", seconds_ago=13)]),
+        (becomes(Phase.RECOVERING, Reason.POD_DELETED), lambda d, _: d.status.restarts.failures == 0),
+    ),
+    "where all were stopped, any of their pods may be the one that was deleted": (
+        training(*APART, **say(20, "Stopped", seconds_ago=4)).unlooked(),
+        (looks_at("tiny-base-0-2", "tiny-base-1-2", "tiny-base-2-2"),),
     ),
 }
 

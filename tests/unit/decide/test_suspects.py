@@ -166,6 +166,17 @@ CASES: Cases = {
         .with_pods(*TWO_NODES),
         (lambda d, _: [kept_off(a.manifest) for a in d.actions if isinstance(a, CreatePod)] == [["node-b"]],),
     ),
+    "one that got its node only then goes as well, or it would hold it until the run ends": (
+        a_run()
+        .in_stage(
+            phase=Phase.RECOVERING,
+            attempt=3,
+            recoveries=[recovery(Reason.OUT_OF_MEMORY, tier="group")],
+            excluded_nodes=[entry()],
+        )
+        .with_pods(pod(0, attempt=3), pod(1, node="node-b")),
+        (deletes("tiny-base-1-2"), lambda d, _: [type(a) for a in d.actions].count(CreatePod) == 1),
+    ),
     "a pod that finds no room says what it keeps off, and how to forgive": (
         waits(5, entry(), object="pod/another"),
         (lambda d, _: "node-b" in d.status.waiting.message and "trainyard nodes" in d.status.waiting.message,),

@@ -3,9 +3,11 @@
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from builders import NOW, ended, manifest, pod
 from trainyard_api.names import ANNOTATION_EXCLUDED, ANNOTATION_FORGIVEN, KIND, LABEL_RANK
-from trainyard_api.protocol import AgentState
+from trainyard_api.protocol import AgentState, PeerState
+from trainyard_api.status import CheckpointStatus, Progress
 from trainyard_operator.runtime.store import Key, Store
 
 KEY = ("team", "tiny")
@@ -95,6 +97,27 @@ def test_what_an_agent_says_wakes_its_run_only_when_it_differs() -> None:
     assert woken == [KEY]
     assert view is not None
     assert view.changed == NOW
+
+
+@pytest.mark.parametrize(
+    ("news", "wakes"),
+    [
+        ({"progress": Progress(step=6, steps=9), "checkpoint": CheckpointStatus(step=5, uri="u", time="t")}, False),
+        ({"progress": Progress(step=6, steps=9), "phase": "failed"}, True),
+        ({"progress": None}, True),
+        ({"silent": {1: "t"}}, True),
+        ({"peers": [PeerState(worker=1, attempt=2, phase="failed")]}, True),
+    ],
+)
+def test_steps_and_checkpoints_alone_wake_no_run(news: dict[str, Any], wakes: bool) -> None:
+    store, woken, _ = a_store()
+    state = AgentState(version=1, master_port=1, attempt=2, phase="running", progress=Progress(step=5, steps=9))
+    store.put_agent(KEY, "pod-uid", state)
+    store.put_agent(KEY, "pod-uid", state.model_copy(update={"version": 2, **news}))
+    assert woken == [KEY] * (1 + wakes)
+    view = store.agent("pod-uid")
+    assert view is not None
+    assert view.state.version == 2
 
 
 def test_the_last_words_of_worker_0_outlive_its_pod_but_not_its_run() -> None:
