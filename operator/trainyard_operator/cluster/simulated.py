@@ -22,7 +22,17 @@ Answer = tuple[int, Manifest]
 Watcher = Callable[[str, Manifest], None]
 """Told ADDED, MODIFIED or DELETED, and the object."""
 
-KINDS = {"nodes": "Node", "pods": "Pod", "secrets": "Secret", "events": "Event", PLURAL: KIND}
+LEASES = "coordination.k8s.io/v1"
+KINDS = {
+    "nodes": "Node",
+    "pods": "Pod",
+    "secrets": "Secret",
+    "events": "Event",
+    "leases": "Lease",
+    PLURAL: KIND,
+}
+VERSIONS = {PLURAL: API_VERSION, "leases": LEASES}
+"""Of the kinds that are not in the core group."""
 DEFAULT_GRACE_SECONDS = 30
 OVER = ("Succeeded", "Failed")
 
@@ -61,6 +71,8 @@ class ApiServer:
                 return self._delete(plural, (namespace, name), body or {})
             case "PUT", True, "status" if body:
                 return self._replace_status(plural, (namespace, name), body)
+            case "PATCH", True, "" if body:
+                return self._patch(plural, (namespace, name), body)
         return _failure(405, "MethodNotAllowed", f"{method} {path}")
 
     def _list(self, plural: str, namespace: str, query: Mapping[str, str]) -> Answer:
@@ -115,6 +127,17 @@ class ApiServer:
             return 200, found
         return 200, self.change(plural, name, status=status)
 
+    def _patch(self, plural: str, name: Name, body: Manifest) -> Answer:
+        """A merge patch of spec, for the version that it names."""
+        found = self._objects[plural].get(name)
+        if found is None:
+            return _not_found(plural, name[1])
+        if body["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]:
+            return _failure(
+                409, "Conflict", "the object has been modified; please apply your changes to the latest version"
+            )
+        return 200, self.change(plural, name, spec={**found["spec"], **body["spec"]})
+
     # ---- what the cluster itself and its users do
 
     def watch(self, plural: str, watcher: Watcher) -> None:
@@ -137,8 +160,7 @@ class ApiServer:
         """Make an object; it gets its UID here."""
         uid = f"{next(self._uids):08x}-0000-4000-8000-{plural:0>12.12}"
         created = {**body["metadata"], "uid": uid, "creationTimestamp": to_second(self._now()), "generation": 1}
-        version = "v1" if plural != PLURAL else API_VERSION
-        manifest = {"apiVersion": version, "kind": KINDS[plural], **body, "metadata": created}
+        manifest = {"apiVersion": VERSIONS.get(plural, "v1"), "kind": KINDS[plural], **body, "metadata": created}
         if plural == "pods":
             manifest["status"] = {"phase": "Pending"}
         return self._put(plural, manifest, "ADDED")
@@ -192,7 +214,9 @@ def to_second(time: datetime) -> str:
 
 def _read_path(path: str) -> tuple[str, str, str, str]:
     """Plural, namespace, name and sub-resource; empty where there is none."""
-    parts = path.removeprefix("/api/v1/").removeprefix(f"/apis/{API_VERSION}/").split("/")
+    for root in ("/api/v1/", f"/apis/{API_VERSION}/", f"/apis/{LEASES}/"):
+        path = path.removeprefix(root)
+    parts = path.split("/")
     namespace = parts[1] if parts[0] == "namespaces" else ""
     plural, name, part = ((parts[2:] if namespace else parts) + ["", ""])[:3]
     return plural, namespace, name, part

@@ -1,7 +1,8 @@
 """Agents as they answer and behave (`trainyard_trainer.agent`), without processes: ranks are a `Gang`'s.
 
 Kept from the real ones: an older attempt or another place of the same attempt is refused with 409, the same place again is
-taken, a failed attempt is outlived, a stage that is done or would fail again ends the agent, and agents tell agent 0.
+taken, a failed attempt is outlived, a stage that is done or would fail again ends the agent, agents tell agent 0, and they
+notice when they do not hear of each other.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from typing import Any
 import aiohttp
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.names import AGENT_PORT
-from trainyard_api.protocol import AgentState, Assignment, PeerState, Termination
+from trainyard_api.protocol import HEARTBEAT_SECONDS, SILENT_SECONDS, AgentState, Assignment, PeerState, Termination
 from yarl import URL
 
 from .gang import Gang, Machine
@@ -46,6 +47,8 @@ class Agent:
         self._now = now
         self._stopping = False
         self._peers: dict[int, PeerState] = {}
+        self._missed: dict[int, tuple[float, str]] = {}
+        """Workers that are not heard of, and since when."""
         self._changed = asyncio.Event()
         self._telling: asyncio.Task[None] | None = None
 
@@ -86,6 +89,8 @@ class Agent:
         self._publish(**{**dict(fresh), "phase": "running", "peers": self._peers_of(given.attempt)})
         self.gang = self._gang_of(given, self)
         self.gang.join(given.worker, self)
+        self._missed = {}
+        self.listen()
         return 200, {}, self.state.wire()
 
     def _hear(self, peer: PeerState) -> Content:
@@ -98,6 +103,29 @@ class Agent:
 
     def _peers_of(self, attempt: int) -> list[PeerState]:
         return [peer for _, peer in sorted(self._peers.items()) if peer.attempt == attempt]
+
+    def listen(self) -> None:
+        """Look within a beat who is heard of; called when that may have changed, for beats themselves are left out."""
+        jitter = self._network.random.random() * HEARTBEAT_SECONDS
+        asyncio.get_running_loop().call_later(jitter, self._listen)
+
+    def _listen(self) -> None:
+        place, loop = self.assignment, asyncio.get_running_loop()
+        if self.dead or place is None or place.workers == 1:
+            return
+        expected = (0,) if place.worker else range(1, place.workers)
+        over = {peer.worker for peer in self.state.peers if peer.phase in ("succeeded", "failed")}
+        unheard = [each for each in expected if each not in over and not self._hears(place.addresses[each])]
+        self._missed = {each: self._missed.get(each, (loop.time(), self._now())) for each in unheard}
+        silent = {each: at for each, (since, at) in self._missed.items() if loop.time() - since >= SILENT_SECONDS}
+        if silent != self.state.silent:
+            self._publish(silent=silent)
+        if len(silent) < len(unheard):
+            loop.call_later(SILENT_SECONDS, self._listen)
+
+    def _hears(self, address: str) -> bool:
+        host = f"http://{address}:{AGENT_PORT}"
+        return self.node.connected and host in self._network.hosts and host not in self._network.cut_off
 
     # ---- what its ranks do
 

@@ -63,7 +63,8 @@ async def _live(loop: VirtualTimeLoop, runs: int, failures: int) -> Crowd:
         slow_pods=0,
         lost_events=0,
         repeated_events=0,
-        second_operator=None,
+        replicas=1,
+        elected=False,
         fault_seconds=10**9,
     )
     world = World(plan, loop, traced=False)

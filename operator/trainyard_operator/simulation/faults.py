@@ -17,6 +17,10 @@ Kind = Literal[
     "node is cut off",
     "node loses power",
     "operator dies",
+    "operator is stopped",
+    "operator is paused",
+    "operator is paused at its next write",
+    "operator is cut off",
     "operator dies at its next write",
     "watch drops",
     "clock jumps",
@@ -91,8 +95,12 @@ class Plan:
     """Whether nodes can start containers again by rules of their pods."""
     lost_events: float
     repeated_events: float
-    second_operator: tuple[float, float] | None
-    """From when until when a second one acts as well."""
+    replicas: int
+    """Of the operator: all watch, one acts."""
+    elected: bool
+    """Whether the one that acts is elected: where there is one alone that is left out of most worlds, for it takes a third of
+    their time.
+    """
     fault_seconds: float
     """When all faults end: from then on each run must come to an end."""
 
@@ -114,6 +122,7 @@ def draw_plan(seed: int) -> Plan:
     )
     fault_seconds = draw.uniform(100, 500)
     kinds = draw.sample(FAULTS, draw.randint(1, len(FAULTS)))
+    replicas = draw.choice((1, 1, 1, 2))
     times = sorted(draw.uniform(5, fault_seconds) for _ in range(round(wild * draw.uniform(1, 8))))
     return Plan(
         seed=seed,
@@ -130,9 +139,8 @@ def draw_plan(seed: int) -> Plan:
         slow_pods=draw.choice((0, 0.2)),
         lost_events=wild * draw.choice((0, 0, 0.02)),
         repeated_events=wild * draw.choice((0, 0.05)),
-        second_operator=(draw.uniform(0, 100), draw.uniform(100, fault_seconds))
-        if draw.random() < 0.15 * wild
-        else None,
+        replicas=replicas,
+        elected=replicas > 1 or draw.random() < 0.1,
         fault_seconds=fault_seconds,
         restarts_in_place=draw.random() < 0.7,
     )

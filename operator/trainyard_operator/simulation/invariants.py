@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from trainyard_api.names import LABEL_RUN, PLURAL
+from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_RUN, LABEL_STAGE, PLURAL
 from trainyard_api.protocol import Assignment
 from trainyard_api.status import FINISHED, Phase, Reason, Recovery, Status
 
@@ -23,13 +23,15 @@ CAUSES: dict[Kind, tuple[Reason, ...]] = {
     "pod is deleted": (Reason.POD_DELETED,),
     "pod is evicted": (Reason.EVICTED, Reason.POD_DELETED),
     "pod is preempted": (Reason.PREEMPTED, Reason.POD_DELETED),
-    "node is cut off": (Reason.NODE_LOST, Reason.POD_DELETED, Reason.AGENT_SILENT),
-    "node loses power": (Reason.NODE_LOST, Reason.POD_DELETED, Reason.AGENT_SILENT, Reason.PROCESS_FAILED),
+    "node is cut off": (Reason.NODE_LOST, Reason.POD_DELETED),
+    "node loses power": (Reason.NODE_LOST, Reason.POD_DELETED, Reason.PROCESS_FAILED),
 }
-"""What the operator may call what was done to an attempt. A disruption whose pod is gone before it was seen is a deletion;
-a node that is lost before all have their places is not told from an agent that does not answer; one that is back before it
-was missed shows dead containers; why a container ended that is started again is shown for a moment only.
+"""What the operator may call what was done to an attempt. A disruption whose pod is gone before it was seen is a deletion; a
+node that is back before it was missed shows dead containers; why a container ended that is started again is shown for a moment
+only.
 """
+OUT_OF_MEMORY_TIMES = 3
+"""So many in one stage end a run by themselves."""
 WRITES_A_MINUTE = 40
 """Status writes of one run: changes, and progress every 5 s."""
 
@@ -63,23 +65,24 @@ class RunRecord:
 class Invariants:
     """Keeps the record of all runs; `broken` collects what should never be."""
 
-    def __init__(self, server: ApiServer, time: Callable[[], float], *, exact: bool, lossy: bool) -> None:
-        """`exact` of a world with one operator at a time and a clock that nobody sets. Two at once correct each other's times
-        of the last heartbeat, so they write more; one may see a status of the other before its own watch has told it of the
-        pods that this status goes by; and a clock that was set tells a pod that was replaced from one that was not the wrong
-        way round. Either costs a recovery that is not counted, and nothing else.
+    def __init__(
+        self, server: ApiServer, time: Callable[[], float], was_lost: Callable[[str], bool], *, exact: bool
+    ) -> None:
+        """`exact` of a world with a clock that nobody sets. One that was set tells a pod that was replaced from one that was
+        not the wrong way round, which costs a recovery that is not counted, and nothing else.
 
-        `lossy` of one where watches lose events: a deletion that nobody was told of shows as what it did to the others.
+        `was_lost`: whether a node is away, or has been a moment ago. It fails each attempt that still counts on it.
         """
         self.records: dict[str, RunRecord] = {}
         self.broken: list[str] = []
         self._server = server
         self._time = time
+        self._was_lost = was_lost
         self._exact = exact
         self._excused = [Reason.WAITING_FOR_CAPACITY]
         self._excused += [] if exact else [Reason.POD_DELETED]
-        self._excused += [Reason.PROCESS_FAILED] if lossy else []
         server.watch(PLURAL, self._run_changed)
+        server.watch("pods", self._pod_changed)
 
     def fail(self, what: str) -> None:
         """Something is as it should never be."""
@@ -131,6 +134,7 @@ class Invariants:
                 self.fail(f"{record.name}: attempt {entry.attempt} was recovered from twice")
             done = record.injuries.get(entry.attempt, [])
             excused = entry.cause in self._excused
+            excused |= entry.cause == Reason.NODE_LOST and self._was_lost(entry.node)
             if not excused and not any(entry.cause in CAUSES[kind] for kind in done):
                 what = ", ".join(done) or "nothing"
                 self.fail(
@@ -138,14 +142,31 @@ class Invariants:
                 )
 
     def _budgets_are_exact(self, record: RunRecord, status: Status) -> None:
-        restarts, failed = status.restarts, status.reason == Reason.TOO_MANY_FAILURES
+        restarts, failed = status.restarts, _failed_at_last(status)
         counted = sum(entry.counted for entry in record.recoveries) + failed
         if (restarts.total, restarts.failures + restarts.hangs) != (len(record.recoveries) + failed, counted):
             self.fail(f"{record.name}: {restarts} after {len(record.recoveries)} recoveries, {counted} of them counted")
-        if failed and counted != record.max_failures + 1:
+        if status.reason == Reason.TOO_MANY_FAILURES and counted != record.max_failures + 1:
             self.fail(f"{record.name}: failed after {counted} failures of {record.max_failures}")
 
     # ---- groups
+
+    def _pod_changed(self, event: str, pod: Manifest) -> None:
+        """A worker has one pod at a time: the one before has ended, or was asked to. The request for an earlier one may
+        have been on its way for long.
+        """
+        if event != "ADDED":
+            return
+        place, attempt = _place(pod), int(pod["metadata"]["labels"][LABEL_ATTEMPT])
+        pods = [each for each in self._server.all("pods") if _place(each) == place]
+        twins = [
+            each["metadata"]["name"]
+            for each in pods
+            if each["status"]["phase"] not in OVER and not each["metadata"].get("deletionTimestamp")
+        ]
+        newest = max(int(each["metadata"]["labels"][LABEL_ATTEMPT]) for each in pods)
+        if len(twins) > 1 and attempt == newest:
+            self.fail(f"one worker has pods {twins}")
 
     def assigned(self, assignment: Assignment, address: str) -> None:
         """An agent took a place: an attempt is one group, and each of its places one agent's."""
@@ -200,9 +221,22 @@ class Invariants:
 
     def _ended_as_it_should(self, record: RunRecord) -> None:
         """No failure was overlooked, and without too many of them a run succeeds."""
-        too_many = record.status.reason == Reason.TOO_MANY_FAILURES
+        too_many = _failed_at_last(record.status)
         recovered = {entry.attempt for entry in record.recoveries} | ({record.status.attempt} if too_many else set())
         if overlooked := record.failed - recovered:
             self.fail(f"{record.name}: ranks of attempts {overlooked} failed, and nobody took note")
         if record.status.phase == Phase.FAILED and not too_many:
             self.fail(f"{record.name} failed: {record.status.reason} {record.status.message}")
+        short = [kind for done in record.injuries.values() for kind in done].count("pod runs out of memory")
+        if record.status.reason == Reason.OUT_OF_MEMORY and short < OUT_OF_MEMORY_TIMES:
+            self.fail(f"{record.name}: {record.status.message}, after {short} times")
+
+
+def _failed_at_last(status: Status) -> bool:
+    """Whether one more failure of its last attempt has ended the run."""
+    return status.phase == Phase.FAILED and status.reason in (Reason.TOO_MANY_FAILURES, Reason.OUT_OF_MEMORY)
+
+
+def _place(pod: Manifest) -> tuple[str, str, str]:
+    labels = pod["metadata"]["labels"]
+    return pod["metadata"]["ownerReferences"][0]["uid"], labels[LABEL_STAGE], labels[LABEL_RANK]

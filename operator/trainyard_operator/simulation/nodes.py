@@ -13,11 +13,12 @@ from datetime import datetime
 from functools import partial
 
 from trainyard_api.names import AGENT_PORT, PLURAL, TRAINER_CONTAINER
-from trainyard_api.protocol import Assignment, Termination
+from trainyard_api.protocol import HEARTBEAT_SECONDS, SILENT_SECONDS, Assignment, Termination
 
 from ..cluster.kubernetes import RESTARTS_IN_PLACE
 from ..cluster.protocol import Manifest
 from ..cluster.simulated import OVER, ApiServer, Name, to_second
+from ..decide.observation import UNREADY_CONTAINER
 from .agents import Agent
 from .gang import Gang, Machine
 from .network import Network
@@ -25,6 +26,8 @@ from .network import Network
 NOT_READY_SECONDS = 50.0
 COLLECT_SECONDS = 1.0
 """From the end of an owner to the deletion of what it owned."""
+PROBE_SECONDS = 2.0
+"""Between two looks of a kubelet whether an agent answers."""
 KILLED = 137
 LOST_POWER = 255
 """What containers show that a kubelet finds dead after a boot."""
@@ -39,6 +42,8 @@ class Node(Machine):
 
     ready: bool = True
     """Whether the control plane believes in it."""
+    lost: bool = False
+    """Whether it is away, or has been a moment ago."""
     pods: set[str] = field(default_factory=set)
     """UIDs of those that take room."""
 
@@ -91,6 +96,7 @@ class Nodes:
             metadata = {"name": node.name, "namespace": ""}
             self.server.add("nodes", {"metadata": metadata, "status": {"declaredFeatures": features}})
         self.server.watch("pods", self._pod_changed)
+        self.server.watch("secrets", self._secret_changed)
         self.server.watch(PLURAL, self._run_changed)
 
     def _later(self, seconds: float, do: Callable[..., object], *arguments: object) -> None:
@@ -106,7 +112,7 @@ class Nodes:
         name, uid = _name(pod), pod["metadata"]["uid"]
         if event == "ADDED":
             self._later(0.05, self._schedule, name, uid)
-            self._later(COLLECT_SECONDS, self._collect_if_orphaned, name, uid)
+            self._later(COLLECT_SECONDS, self._collect_if_orphaned, "pods", pod)
         if event == "DELETED" or pod["status"]["phase"] in OVER:
             for node in self.nodes:
                 if uid in node.pods:
@@ -160,17 +166,28 @@ class Nodes:
         name, uid, started = _name(pod), pod["metadata"]["uid"], to_second(self.now())
         agent = Agent(address, node, self.network, self.gang_of, partial(self._ended, uid), lambda: precise(self.now()))
         container = self.containers[uid] = Container(name, uid, node, agent, started, restarts=restarts)
-        self._later(self.random.uniform(0.05, 0.5), self._serve, agent)
-        self._show(pod, "Running", container, {"running": {"startedAt": started}}, ready=True)
+        self._later(self.random.uniform(0.05, 0.5), self._serve, container)
+        self._show(pod, "Running", container, {"running": {"startedAt": started}}, ready=False)
 
-    def _serve(self, agent: Agent) -> None:
+    def _serve(self, container: Container) -> None:
+        agent = container.agent
         if not agent.dead:
             self.network.hosts[_host(agent)] = agent.answer
+            if not container.node.connected:
+                self.network.cut_off.add(_host(agent))
+            self._later(self.random.uniform(0, PROBE_SECONDS), self._probe, container)
+
+    def _probe(self, container: Container) -> None:
+        """Show that the agent answers."""
+        pod = self._current(container.name, container.uid)
+        if pod and container.end is None and container.node.connected:
+            self._set_condition(pod, {"type": "Ready", "status": "True"})
 
     def _ended(self, uid: str, termination: Termination | None) -> None:
         """The container of a pod has ended by itself, or was killed."""
         container = self.containers[uid]
         self.network.hosts.pop(_host(container.agent), None)
+        self._listen()
         code = termination.exit_code if termination else KILLED
         ended = {"exitCode": code, "reason": "Error" if code else "Completed", "startedAt": container.started}
         if termination:
@@ -229,7 +246,7 @@ class Nodes:
         status = {
             "phase": phase,
             "podIP": container.agent.address,
-            "conditions": [*kept, {"type": "Ready", "status": str(ready)}],
+            "conditions": [*kept, {"type": "Ready", "status": str(ready), "reason": UNREADY_CONTAINER}],
             "containerStatuses": [shown | {"lastState": last}],
         }
         return self.server.change("pods", _name(pod), status=status)
@@ -282,9 +299,16 @@ class Nodes:
         """A node is heard of no more, not even by those that talk to it; without power its containers do nothing more."""
         node.connected = False
         node.powered = not power
+        node.lost = True
         for container in [each for each in self.containers.values() if each.node is node]:
             self.network.cut_off.add(_host(container.agent))
+        self._listen()
         self._later(NOT_READY_SECONDS, self._miss, node)
+
+    def _listen(self) -> None:
+        for container in self.containers.values():
+            if container.end is None:
+                container.agent.listen()
 
     def _miss(self, node: Node) -> None:
         if node.connected:
@@ -292,7 +316,7 @@ class Nodes:
         node.ready = False
         for pod in self.server.all("pods"):
             if pod["spec"].get("nodeName") == node.name:
-                if pod["status"]["phase"] == "Running":
+                if any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"]["conditions"]):
                     self._set_condition(pod, {"type": "Ready", "status": "False"})
                 tolerations = pod["spec"].get("tolerations", ())
                 seconds = [each["tolerationSeconds"] for each in tolerations if each["key"].endswith("/unreachable")]
@@ -322,14 +346,23 @@ class Nodes:
                 container.agent.kill()
                 if container.end:
                     container.end["exitCode"] = LOST_POWER
-            elif not container.end and (pod := self._current(container.name, container.uid)):
-                self._set_condition(pod, {"type": "Ready", "status": "True"})
+            self._probe(container)
             self._obey(container)
         for pod in self.server.all("pods"):
             orphaned = pod["spec"].get("nodeName") == node.name and pod["metadata"]["uid"] not in self.containers
             if orphaned and pod["metadata"].get("deletionTimestamp"):
                 self.server.remove("pods", _name(pod))
+        self._listen()
+        self._later(SILENT_SECONDS + HEARTBEAT_SECONDS, self._forget_loss, node)
         self._schedule_waiting()
+
+    def _forget_loss(self, node: Node) -> None:
+        if node.connected:
+            node.lost = False
+
+    def was_lost(self, name: str) -> bool:
+        """Whether a node is away, or has been a moment ago."""
+        return any(node.lost for node in self.nodes if node.name == name)
 
     # ---- the garbage collector
 
@@ -343,10 +376,17 @@ class Nodes:
                 if owner in _owners(each) and not each["metadata"].get("deletionTimestamp"):
                     self.server.delete(plural, _name(each))
 
-    def _collect_if_orphaned(self, name: Name, uid: str) -> None:
-        pod = self._current(name, uid)
-        if pod and not _owners(pod) & {run["metadata"]["uid"] for run in self.server.all(PLURAL)}:
-            self.server.delete("pods", name)
+    def _secret_changed(self, event: str, secret: Manifest) -> None:
+        if event == "ADDED":
+            self._later(COLLECT_SECONDS, self._collect_if_orphaned, "secrets", secret)
+
+    def _collect_if_orphaned(self, plural: str, made: Manifest) -> None:
+        """What is made after its owner has gone goes too."""
+        found = self.server.get(plural, _name(made))
+        if found is None or found["metadata"]["uid"] != made["metadata"]["uid"]:
+            return
+        if not _owners(made) & {run["metadata"]["uid"] for run in self.server.all(PLURAL)}:
+            self.server.delete(plural, _name(made))
 
 
 def precise(time: datetime) -> str:

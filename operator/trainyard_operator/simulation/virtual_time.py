@@ -2,16 +2,25 @@
 
 All of asyncio goes by `loop.time()`, so sleeps, deadlines and timers need not know. The order in which things happen depends
 on nothing but what the program does, so a run repeats exactly.
+
+Several processes live in one loop. What belongs to one carries its name in its context, so one alone can be frozen, as SIGSTOP
+does it: nothing of it happens until it is thawed, then all that was due meanwhile, timers before the tasks that they cancel.
 """
 
 import asyncio
+import heapq
 import selectors
 import time
+from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """The wall clock of everything simulated when its loop begins."""
+PROCESS: ContextVar[str] = ContextVar("process", default="")
+"""Of which process what happens is; none: of the world around them."""
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -19,10 +28,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     waits for nothing that is real, so this is what a wall clock would show on a machine with nothing else to do.
     """
 
+    _ready: deque[Any]
+    _scheduled: list[Any]
+
     def __init__(self, *, work_takes_time: bool = False) -> None:
         self._ahead = 0.0
         self._work = time.process_time if work_takes_time else lambda: 0.0
         self._began = self._work()
+        self._frozen: dict[str, tuple[list[Any], list[Any]]] = {}
+        """For each process that is frozen, what was ready and what is due later."""
         super().__init__(_Skipping(self._skip))
 
     def time(self) -> float:
@@ -32,6 +46,33 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def now(self) -> datetime:
         """The same as a wall clock shows it."""
         return EPOCH + timedelta(seconds=self.time())
+
+    def freeze(self, process: str) -> None:
+        """Let nothing of a process happen."""
+        self._frozen.setdefault(process, ([], []))
+
+    def thaw(self, process: str) -> None:
+        """Let a process go on, with what it was about to do first."""
+        ready, scheduled = self._frozen.pop(process, ([], []))
+        self._ready.extendleft(reversed(ready))
+        for timer in scheduled:
+            heapq.heappush(self._scheduled, timer)
+
+    def _run_once(self) -> None:
+        if self._frozen:
+            self._hold()
+        super()._run_once()  # type: ignore[misc]
+
+    def _hold(self) -> None:
+        """Take out of the loop's hands what belongs to processes that are frozen."""
+        for number, queue in enumerate((self._ready, self._scheduled)):
+            held = [(handle, self._frozen.get(handle._context.get(PROCESS, ""))) for handle in queue]
+            if not any(where for _, where in held):
+                continue
+            queue.clear()
+            for handle, where in held:
+                (where[number] if where else queue).append(handle)
+        heapq.heapify(self._scheduled)
 
     def _skip(self, seconds: float) -> None:
         self._ahead += seconds

@@ -1,7 +1,6 @@
 """One seed's world, from its beginning to its end: runs are made, faults happen, and all must come right."""
 
 import asyncio
-import itertools
 import logging
 import random
 from collections import Counter, defaultdict
@@ -22,7 +21,8 @@ from .gang import Gang, Pace
 from .invariants import Invariants
 from .network import Content, Network, serving
 from .nodes import Nodes, precise
-from .operators import SERVER, EventFaults, Failures, Operator
+from .operators import SERVER, Failures
+from .replicas import Replicas
 from .storage import Checkpoints
 from .virtual_time import VirtualTimeLoop
 
@@ -49,14 +49,23 @@ class Outcome:
     """How runs have ended."""
     faults: dict[str, int]
     """What the plan had, by kind."""
+    replicas: int
+    """Of the operator."""
+    successions: list[tuple[Kind, float]]
+    """What took leaders of the operator away, and after how many seconds another one acted."""
 
 
 def simulate(seed: int, *, traced: bool = True) -> Outcome:
     """Live through a seed's world."""
+    return live_through(draw_plan(seed), traced=traced)
+
+
+def live_through(plan: Plan, *, traced: bool) -> Outcome:
+    """Live through the world of a plan."""
     loop = VirtualTimeLoop()
     try:
         asyncio.set_event_loop(loop)
-        return loop.run_until_complete(World(draw_plan(seed), loop, traced=traced).live())
+        return loop.run_until_complete(World(plan, loop, traced=traced).live())
     finally:
         asyncio.set_event_loop(None)
         loop.close()
@@ -72,16 +81,15 @@ class World:
         self._loop = loop
         self._random = random.Random(f"{plan.seed} world")
         self.server = ApiServer(loop.now, (NAMESPACE,))
-        self.network = Network(plan.network, random.Random(f"{plan.seed} network"))
+        self.network = Network(plan.network, random.Random(f"{plan.seed} network"), server=self.server)
         self._server_answers = serving(self.server)
         self.network.hosts[SERVER] = self.serve
-        self.network.on_change = self._changed
         kinds = {fault.kind for fault in plan.faults}
         self.invariants = Invariants(
             self.server,
             loop.time,
-            exact=plan.second_operator is None and "clock jumps" not in kinds,
-            lossy="watch drops" in kinds or plan.lost_events > 0,
+            lambda node: self.nodes.was_lost(node),
+            exact="clock jumps" not in kinds,
         )
         self.nodes = Nodes(
             self.server,
@@ -95,12 +103,7 @@ class World:
             plan.restarts_in_place,
             plan.slow_pods,
         )
-        self.writes = 0
-        self._operators: list[Operator] = []
-        self._names = (f"operator-{number}" for number in itertools.count(1))
-        self._dies_at_next_write = False
-        self._event_faults = EventFaults(plan.lost_events, plan.repeated_events)
-        self._clock_offset = timedelta()
+        self.replicas = Replicas(plan, loop, self.server, self.network, self._random, self.invariants.fail, self._note)
         self._quota_until = 0.0
         self._gangs: dict[tuple[str, str, int], Gang] = {}
         self._checkpoints: dict[tuple[str, str], Checkpoints] = defaultdict(
@@ -123,9 +126,9 @@ class World:
             self.schedule()
             await self._until_all_have_ended()
             await asyncio.sleep(30)  # the last events are posted after the last status
-            before = self.writes
+            before = self.replicas.writes
             await asyncio.sleep(CALM_SECONDS)
-            self.invariants.check_end(self.writes - before)
+            self.invariants.check_end(self.replicas.writes - before)
             await self.close()
         finally:
             logger.removeHandler(hear)
@@ -142,31 +145,29 @@ class World:
             seconds=self._loop.time(),
             runs=len(records),
             recoveries=sum(len(record.recoveries) for record in records),
-            writes=self.writes,
+            writes=self.replicas.writes,
             phases=phases,
             faults=Counter(fault.kind for fault in self.plan.faults),
+            replicas=self.plan.replicas,
+            successions=self.replicas.leaders.successions,
         )
 
     def schedule(self) -> None:
         """Have everything happen that the plan says."""
         at: Callable[..., object] = self._loop.call_at
-        at(0, self._start_operator)
+        self.replicas.start()
         for run in self.plan.runs:
             at(run.created, self._create, run)
             if run.deleted:
                 at(run.deleted, self._delete, run.name)
         for fault in self.plan.faults:
             at(fault.at, self._happen, fault)
-        if self.plan.second_operator:
-            begins, ends = self.plan.second_operator
-            at(begins, self._start_operator)
-            at(ends, self._kill_operator)
         at(self.plan.fault_seconds, self._calm)
 
     def _calm(self) -> None:
         self._note("from now on all is calm")
-        self.network.faults.calm = self._event_faults.calm = True
-        self._dies_at_next_write = False
+        self.network.faults.calm = True
+        self.replicas.calm()
         for node in self.nodes.nodes:
             self.nodes.bring_back(node)
 
@@ -180,58 +181,17 @@ class World:
 
     async def close(self) -> None:
         """End all that goes on."""
-        for operator in self._operators:
-            operator.die()
+        self.replicas.die()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-
-    # ---- the operator
-
-    def _start_operator(self) -> None:
-        name = next(self._names)
-        self._note(f"{name} starts")
-        self._operators.append(
-            Operator(
-                name,
-                self.server,
-                self.network,
-                random.Random(f"{self.plan.seed} {name}"),
-                self._event_faults,
-                lambda: self._clock_offset,
-                self.invariants.fail,
-            )
-        )
-
-    def _kill_operator(self) -> None:
-        """The oldest one dies; the last is started again."""
-        operator = self._operators.pop(0)
-        self._note(f"{operator.name} dies")
-        operator.die()
-        if not self._operators:
-            self._loop.call_later(self._random.uniform(0.5, 20), self._start_operator)
 
     async def serve(self, method: str, path: str, query: Any, body: Any) -> Content:
         """What the API server answers."""
         if self._quota_until > self._loop.time() and method == "POST" and path.endswith("/pods"):
             return 403, {}, {"kind": "Status", "code": 403, "reason": "Forbidden", "message": "exceeded quota: team"}
         return await self._server_answers(method, path, query, body)
-
-    def _changed(self, sender: str, method: str, path: str) -> bool:
-        """A request that changes something was served; whether its sender is dead now."""
-        if not sender.startswith("operator"):
-            return False
-        self.writes += 1
-        self._note(f"{sender}: {method} {path.rpartition('/namespaces/')[2]}")
-        known = next((each for each in self._operators if each.name == sender), None)
-        if known and self._dies_at_next_write:
-            self._dies_at_next_write = False
-            self._operators.remove(known)
-            self._operators.insert(0, known)
-            self._kill_operator()
-            return True
-        return known is None
 
     # ---- runs
 
@@ -275,15 +235,13 @@ class World:
         draw = self._random
         self._note(f"fault: {fault.kind}")
         match fault.kind:
-            case "operator dies":
-                self._kill_operator_once()
-            case "operator dies at its next write":
-                self._dies_at_next_write = True
+            case kind if kind.startswith("operator"):
+                self.replicas.happen(kind)
             case "watch drops":
-                for operator in self._operators:
-                    operator.drop_watches()
+                for process in self.replicas.processes:
+                    process.drop_watches()
             case "clock jumps":
-                self._clock_offset += timedelta(seconds=draw.choice((-3600, -100, -5, 5, 100, 3600)))
+                self.replicas.clock_offset += timedelta(seconds=draw.choice((-3600, -100, -5, 5, 100, 3600)))
             case "run is touched":
                 for run in self.server.all(PLURAL):
                     name = run["metadata"]["namespace"], run["metadata"]["name"]
@@ -299,10 +257,6 @@ class World:
                     self._loop.call_later(draw.uniform(100, 300), self.nodes.bring_back, node)
             case _:
                 self._hurt(fault)
-
-    def _kill_operator_once(self) -> None:
-        if self._operators:
-            self._kill_operator()
 
     def _hurt(self, fault: Fault) -> None:
         """Do it to one of the pods that run."""
