@@ -91,7 +91,7 @@ def resumed(job: Job, attempt: int = 2) -> int:
 
 AGREED = {
     "between two saves": (TRAIN_STEP, 6, 6),
-    "while a batch is read": (f"{STAGES}.pretrain:Batches.micro_batches", 6, 6),
+    "while a batch is waited for": (f"{STAGES}.pretrain:Ahead.micro_batches", 6, 6),
     "at the last step": (TRAIN_STEP, LAST, LAST),
     "in a validation": (f"{STAGES}.pretrain:Engine.sequence_losses", 3, 4),
     "in the validation of the last step": (f"{STAGES}.pretrain:Engine.sequence_losses", 23, LAST),
