@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel
+from tokenizers import Tokenizer, models
 from training import a_job
 from trainyard_api.protocol import Job
 from trainyard_trainer.data.shards import ShardWriter, token_dtype
@@ -85,7 +86,9 @@ def documents(shape: Shape) -> list[np.ndarray]:
 def write_corpus(shape: Shape, folder: Path) -> None:
     """The folder of a prepare stage that has made these documents."""
     (folder / "tokenizer").mkdir(parents=True)
-    (folder / "tokenizer/tokenizer.json").write_text("{}")
+    tokenizer = Tokenizer(models.WordLevel({f"<{number}>": number for number in range(shape.vocabulary)}, "<1>"))
+    tokenizer.save(str(folder / "tokenizer/tokenizer.json"))
+    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps({"eos_token": f"<{END_OF_TEXT}>"}))
     made = documents(shape)
     for split, part in (("train", made), ("held-out", made[:64])):
         with ShardWriter(folder / split, token_dtype(shape.vocabulary), 1 << 26) as writer:

@@ -16,9 +16,10 @@ def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = ()) -> None:
     """In this process, the batches of these numbers are bad: in `no_number` the first micro-batch, in `noise` all of them."""
     from trainyard_trainer.data.batch import Batch
     from trainyard_trainer.engine.batches import Batches
+    from trainyard_trainer.models import origin
     from trainyard_trainer.stages import pretrain
 
-    build = pretrain.build_model
+    build = origin.build_model
 
     def build_model(config: Any, seed: int) -> Any:
         model = build(config, seed)
@@ -32,9 +33,9 @@ def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = ()) -> None:
                 tokens_BT = batch.inputs["input_ids"]
                 if number in no_number and (self.group.rank, n) == (0, 0):
                     tokens_BT[0, 3] = UNUSED
-                if number in noise:
-                    tokens_BT.random_(300, generator=draw)
-                    tokens_BT[tokens_BT == UNUSED] = 0
+                for each in (tokens_BT, batch.labels) if number in noise else ():
+                    each.random_(300, generator=draw)
+                    each[each == UNUSED] = 0
                 yield batch
 
-    pretrain.build_model, pretrain.Batches = build_model, BadBatches
+    origin.build_model, pretrain.Batches = build_model, BadBatches

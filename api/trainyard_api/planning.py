@@ -154,8 +154,10 @@ def _config(settings: PretrainStage, vocabulary: int) -> Mapping[str, Any]:
 
 
 def _vocabulary(spec: Spec, corpus: str) -> int:
-    """Entries of the tokenizer that a prepare stage trains, or takes from another."""
+    """Entries of the tokenizer that a prepare stage trains, or takes from another. LookupError where a folder has it."""
     stages = {each.name: each for each in spec.stages}
     prepared = stages[corpus].prepare
     assert prepared
+    if prepared.tokenizer.path:
+        raise LookupError(prepared.tokenizer.path)
     return _vocabulary(spec, prepared.tokenizer.stage) if prepared.tokenizer.stage else prepared.tokenizer.trained_size

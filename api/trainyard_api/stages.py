@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 from .checkpoint_settings import DEFAULT_SAVE_STEPS, CheckpointSettings
 from .model import Mistake, Model, Rule, rule
 from .numerics import NumericsSettings
+from .objectives import OBJECTIVE_RULES, ModelType, Objective
 
 StageKind = Literal["prepare", "pretrain", "evaluate", "export"]
 KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "evaluate", "export")
@@ -16,6 +17,9 @@ SINGLE_PROCESS_KINDS: tuple[StageKind, ...] = ("prepare", "export")
 
 StageName = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=30)]
 """A stage's name: part of pod names and paths."""
+
+FolderPath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+"""A folder: below the storage root where it is relative, or anywhere, also below s3://."""
 
 Settings = Annotated[dict[str, Any], Field(max_length=200)]
 """A configuration of another library, handed on as it is."""
@@ -70,12 +74,20 @@ class Source(Model):
     """`auto` goes by the file's ending: .jsonl, .md and .markdown, anything else is text."""
     text_field: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "text"
     """The key of a JSONL row that holds the document."""
+    target_field: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
+    """The key of a JSONL row that holds what is to be said about the document, for sequence-to-sequence."""
 
     rules: ClassVar = (
         rule(
             "has(self.path) != has(self.builtin)",
             lambda it: (it.path is None) != (it.builtin is None),
             "give exactly one of path and builtin",
+        ),
+        rule(
+            "!has(self.targetField) || (has(self.path) && self.format in ['auto', 'jsonl'])",
+            lambda it: it.target_field is None or (it.path is not None and it.format in ("auto", "jsonl")),
+            "only rows of JSONL have keys; name JSONL files in path, or leave targetField out",
+            "targetField",
         ),
     )
 
@@ -84,18 +96,22 @@ DEFAULT_VOCAB_SIZE = 4096
 
 
 class TokenizerSettings(Model):
-    """A byte-level BPE tokenizer: trained on the training split, or another stage's."""
+    """A byte-level BPE tokenizer trained on the training split, or one that there is."""
 
     vocab_size: Annotated[int, Field(ge=258, le=1_000_000)] | None = None
     """Entries of the one that is trained, the 256 bytes and the end-of-text token included; 4096 if not given."""
     stage: StageName | None = None
     """The prepare stage whose tokenizer to take, so that both can be parts of one mixture."""
+    path: FolderPath | None = None
+    """A folder with a tokenizer.json to take, such as that of a model to go on from. Relative paths start at the storage
+    root.
+    """
 
     rules: ClassVar = (
         rule(
-            "!has(self.vocabSize) || !has(self.stage)",
-            lambda it: it.vocab_size is None or it.stage is None,
-            "give vocabSize to train a tokenizer or stage to take the one of another stage, not both",
+            "[has(self.vocabSize), has(self.stage), has(self.path)].filter(given, given).size() <= 1",
+            lambda it: (it.vocab_size, it.stage, it.path).count(None) >= 2,
+            "give vocabSize to train a tokenizer, or stage or path to take one, and no two of them",
         ),
     )
 
@@ -115,6 +131,15 @@ class PrepareStage(Model):
     """Share of documents held out, chosen by each document's hash: the same document always falls on the same side."""
     shard_tokens: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 1024 * 1024
     """Tokens in a shard file, at most."""
+
+    rules: ClassVar = (
+        rule(
+            "self.sources.all(source, has(source.targetField) == has(self.sources[0].targetField))",
+            lambda it: len({source.target_field is None for source in it.sources}) == 1,
+            "give targetField for all sources or for none: pairs and plain text can't be trained on together",
+            "sources",
+        ),
+    )
 
 
 class LoraSettings(Model):
@@ -136,27 +161,31 @@ class LoraSettings(Model):
 
 
 class ModelSettings(Model):
-    """A Transformer, from a transformers configuration, or from an earlier stage with its weights."""
+    """A Transformer: from a transformers configuration, or with its weights from an earlier stage or a folder."""
 
-    type: Literal["llama", "gpt2"] | None = None
+    type: ModelType | None = None
     """The model type, as transformers names it."""
     config: Settings | None = Field(None, json_schema_extra=_declared(MODEL_OWNED))
     """Fields of the type's transformers configuration (hidden_size, num_hidden_layers, …; for gpt2 n_embd, …)."""
     stage: StageName | None = None
     """Instead of type and config: an earlier pretrain stage, whose last weights to begin with, at step 0."""
+    path: FolderPath | None = None
+    """Instead of type and config: a folder as `save_pretrained` writes it, whose weights to begin with. Its tokenizer.json
+    must be the data's. Relative paths start at the storage root.
+    """
     lora: LoraSettings | None = None
     """Train adapters of a stage's model instead of the model. They are merged when the stage that trained them is used."""
 
     rules: ClassVar = (
         rule(
-            "has(self.type) != has(self.stage)",
-            lambda it: (it.type is None) != (it.stage is None),
-            "give exactly one of type and stage",
+            "[has(self.type), has(self.stage), has(self.path)].filter(given, given).size() == 1",
+            lambda it: (it.type, it.stage, it.path).count(None) == 2,
+            "give exactly one of type, stage and path",
         ),
         rule(
-            "!has(self.config) || !has(self.stage)",
-            lambda it: it.config is None or it.stage is None,
-            "the model of a stage has its configuration; leave config out",
+            "!has(self.config) || has(self.type)",
+            lambda it: it.config is None or it.type is not None,
+            "the model of a stage or a folder has its configuration; leave config out",
             "config",
         ),
         rule(
@@ -334,13 +363,17 @@ class MixturePart(Model):
 
 
 class PretrainStage(Model):
-    """Train a decoder on next-token prediction, from scratch or from the weights of an earlier stage."""
+    """Train a decoder, an encoder or an encoder-decoder, from scratch or from weights that there are."""
 
     data: StageName | None = None
     """The prepare stage whose tokens to train on."""
     mixture: Annotated[list[MixturePart], Field(min_length=1, max_length=32)] | None = None
     """Instead of `data`: several prepare stages, with the same tokenizer, each with its share of the sequences."""
     model: ModelSettings
+    objective: Objective | None = None
+    """What to train on. If not given: decoders on the next token, bert and modernbert on masked tokens, t5 on corrupted
+    spans.
+    """
     steps: Annotated[int, Field(ge=1, le=100_000_000)]
     """Optimizer steps."""
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
@@ -385,6 +418,7 @@ class PretrainStage(Model):
             "there are fewer steps; profile earlier ones",
             "profile.steps",
         ),
+        *OBJECTIVE_RULES,
         *_owned("deepspeed", DEEPSPEED_OWNED, "use globalBatch, microBatch, optimizer and schedule"),
         Rule(
             cel=f"!has(self.checkpoint.keepBest) || (has({_SAVED}) ? "
@@ -416,7 +450,7 @@ class PretrainStage(Model):
 
 
 class SampleSettings(Model):
-    """Text that the model writes for the report."""
+    """Text that the model, a decoder, writes for the report."""
 
     prompts: Annotated[
         list[Annotated[str, StringConstraints(min_length=1, max_length=4096)]], Field(min_length=1, max_length=32)
@@ -429,7 +463,9 @@ class SampleSettings(Model):
 
 
 class EvaluateStage(Model):
-    """Measure a model on the held-out split: perplexity and bits per byte, beside unigram and zlib baselines."""
+    """Measure a model on the held-out split: a decoder's perplexity and bits per byte, beside unigram and zlib baselines; of
+    other models the loss of what they were trained on.
+    """
 
     model: StageName
     """The pretrain stage to measure."""

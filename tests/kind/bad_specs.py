@@ -89,19 +89,55 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "a model that is nothing": (
         {"spec.stages.1.pretrain.model": {}},
-        ("spec.stages[1].pretrain.model", "give exactly one of type and stage"),
+        ("spec.stages[1].pretrain.model", "give exactly one of type, stage and path"),
     ),
     "a model of a type and of a stage": (
         {"spec.stages.1.pretrain.model": {"type": "llama", "stage": "corpus"}},
-        ("spec.stages[1].pretrain.model", "give exactly one of type and stage"),
+        ("spec.stages[1].pretrain.model", "give exactly one of type, stage and path"),
     ),
     "a configuration for the model of a stage": (
         {"spec.stages.1.pretrain.model": {"stage": "base", "config": {"hidden_size": 64}}},
         ("spec.stages[1].pretrain.model.config", "leave config out"),
     ),
+    "a model of a folder with a configuration": (
+        {"spec.stages.1.pretrain.model": {"path": "models/gpt2", "config": {"n_layer": 2}}},
+        ("spec.stages[1].pretrain.model.config", "leave config out"),
+    ),
+    "an objective that the type can't be trained on": (
+        {"spec.stages.1.pretrain.objective": "MaskedLM"},
+        ("spec.stages[1].pretrain.objective", "MaskedLM is for bert, modernbert; leave objective out"),
+    ),
+    "an objective of decoders for an encoder-decoder": (
+        {"spec.stages.1.pretrain.model": {"type": "t5"}, "spec.stages.1.pretrain.objective": "NextToken"},
+        ("spec.stages[1].pretrain.objective", "NextToken is for llama, qwen3, gpt2"),
+    ),
+    "corrupted spans for an encoder": (
+        {"spec.stages.1.pretrain.model": {"type": "bert"}, "spec.stages.1.pretrain.objective": "SpanCorruption"},
+        ("spec.stages[1].pretrain.objective", "SpanCorruption is for t5"),
+    ),
+    "pairs for a decoder": (
+        {"spec.stages.1.pretrain.objective": "SequenceToSequence"},
+        ("spec.stages[1].pretrain.objective", "SequenceToSequence is for t5"),
+    ),
+    "targets in what has no keys": (
+        {"spec.stages.0.prepare.sources": [{"path": "notes", "format": "markdown", "targetField": "answer"}]},
+        ("spec.stages[0].prepare.sources[0].targetField", "only rows of JSONL have keys"),
+    ),
+    "pairs beside plain text": (
+        {"spec.stages.0.prepare.sources": [{"path": "pairs.jsonl", "targetField": "answer"}, {"path": "notes"}]},
+        ("spec.stages[0].prepare.sources", "give targetField for all sources or for none"),
+    ),
+    "a tokenizer of a size and of a folder": (
+        {"spec.stages.0.prepare.tokenizer": {"vocabSize": 4096, "path": "models/gpt2"}},
+        ("spec.stages[0].prepare.tokenizer", "no two of them"),
+    ),
     "a model of a stage that trains none": (
         {"spec.stages.1.pretrain.model": {"stage": "corpus"}},
         ("stages[1].pretrain.model.stage: corpus is not an earlier pretrain stage; put a pretrain stage before it",),
+    ),
+    "a validation set that no stage prepares": (
+        {"spec.stages.1.pretrain.validation": {"sets": [{"data": "base"}]}},
+        ("stages[1].pretrain.validation.sets[0].data: base is not an earlier prepare stage",),
     ),
     "a single checkpoint kept": (
         {"spec.stages.1.pretrain.checkpoint": {"keep": 1}},
@@ -182,7 +218,7 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "a tokenizer that is both trained and taken from another stage": (
         {"spec.stages.0.prepare.tokenizer": {"vocabSize": 300, "stage": "corpus"}},
-        ("spec.stages[0].prepare.tokenizer", "give vocabSize to train a tokenizer or stage to take the one of another"),
+        ("spec.stages[0].prepare.tokenizer", "give vocabSize to train a tokenizer, or stage or path to take one"),
     ),
     "a tokenizer of the stage itself": (
         {"spec.stages.0.prepare.tokenizer": {"stage": "corpus"}},

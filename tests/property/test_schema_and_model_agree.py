@@ -8,7 +8,7 @@ by a CEL interpreter. Runs start valid and then get slips and mutations, so that
 import copy
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import cel
 import jsonschema
@@ -19,6 +19,7 @@ from kind.bad_specs import BAD_SPECS, GOOD, changed
 from pydantic import ValidationError
 from trainyard_api.crd import custom_resource_definition
 from trainyard_api.model import explain_errors
+from trainyard_api.objectives import ModelType, Objective
 from trainyard_api.run import TrainingRun
 from trainyard_api.stages import DEEPSPEED_OWNED, KINDS, MODEL_OWNED
 
@@ -238,11 +239,13 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
             "steps": draw(st.integers(1, 1000)),
             "microBatch": draw(st.integers(1, 4)),
         }
+        if "objective" in pretrain and "type" in pretrain["model"]:
+            pretrain["objective"] = "NextToken"
         if (checkpoint := pretrain.get("checkpoint", {})).get("keepEvery"):
             checkpoint["everySteps"] = draw(st.integers(1, 50))
             checkpoint["keepEvery"] = checkpoint["everySteps"] * draw(st.integers(1, 3))
         if checkpoint.get("keepBest"):
-            checkpoint["everySteps"] = checkpoint.get("everySteps") or draw(st.integers(1, 50))
+            checkpoint["everySteps"] = min(checkpoint.get("everySteps") or draw(st.integers(1, 50)), 1_000_000)
             pretrain["validation"] = {"everySteps": checkpoint["everySteps"] * draw(st.integers(1, 3))}
         pretrain["globalBatch"] = ranks * pretrain["microBatch"] * draw(st.integers(1, 3))
         stages.append({"name": name, "pretrain": pretrain} | workers)
@@ -284,7 +287,9 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
     stage = stages[here]
     kind, section = next((kind, stage[kind]) for kind in KINDS if kind in stage)
     slip = draw(
-        st.sampled_from(("name", "swap", "refer", "batch", "keep", "workers", "kind", "owned", "rename", "rule"))
+        st.sampled_from(
+            ("name", "swap", "refer", "batch", "keep", "workers", "kind", "owned", "rename", "rule", "objective")
+        )
     )
     if slip == "name":
         manifest["metadata"]["name"] = draw(st.sampled_from(NAMES))
@@ -304,6 +309,9 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
             draw(st.sampled_from(("keepEvery", "keepBest"))): draw(st.integers(1, 8)) * draw(st.sampled_from((1, 100))),
         }
         section["validation"] = {"everySteps": draw(st.integers(1, 8))}
+    elif slip == "objective" and kind == "pretrain":
+        section["objective"] = draw(st.sampled_from(get_args(Objective)))
+        section["model"] = {"type": draw(st.sampled_from(get_args(ModelType)))}
     elif slip == "workers":
         stage["workers"] = {"count": draw(st.integers(1, 3))}
     elif slip == "kind":

@@ -1,8 +1,9 @@
 """A rank that trains one model after another: starting processes costs more than training a tiny model.
 
-argv[1] is JSON, a list of {name, settings, fork?: {name, step}, weights?: name}: `fork` goes on from another training's
-checkpoint, `weights` begins with what another one ended with.
-Each rank keeps a ledger of what it trains on: sequences-<rank>.jsonl, a line {step, tokens_BT} for each micro-batch.
+argv[1] is JSON, a list of {name, settings, inputs?, fork?: {name, step}, weights?: name, evaluate?}: `fork` goes on from
+another training's checkpoint, `weights` begins with what another one ended with, `evaluate` has settings for an evaluation of
+what was trained, in <name>-evaluated.
+Each rank keeps a ledger of what it trains on: sequences-<rank>.jsonl, a line {step, labels} for each micro-batch.
 """
 
 import json
@@ -11,28 +12,28 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
-import torch
 import torch.distributed
 from trainyard_trainer.data.batch import Batch
 from trainyard_trainer.engine import processes
 from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.group import Group
-from trainyard_trainer.stages import pretrain
+from trainyard_trainer.stages import evaluate, pretrain
 
 
 class RecordedBatches(Batches):
     def micro_batches(self, step: int) -> Iterator[Batch]:
         with open(self.group.output / f"sequences-{self.group.rank}.jsonl", "a") as ledger:
             for batch in super().micro_batches(step):
-                tokens_BT = torch.cat([batch.inputs["input_ids"], batch.labels[:, -1:]], dim=1)
-                print(json.dumps({"step": step, "tokens_BT": tokens_BT.tolist()}), file=ledger)
+                print(json.dumps({"step": step, "labels": batch.labels.tolist()}), file=ledger)
                 yield batch
 
 
 pretrain.Batches = RecordedBatches
 group = Group.from_environment()
 device = processes.join(group)
+processes.join, processes.leave = lambda _: device, lambda: None  # for evaluations: these ranks are connected once
 for training in json.loads(sys.argv[1]):
     output = group.output / training["name"]
     if group.rank == 0:
@@ -41,11 +42,19 @@ for training in json.loads(sys.argv[1]):
             [checkpoint] = (group.output / fork["name"]).glob(f"checkpoints/step-{fork['step']:08}-a*")
             shutil.copytree(checkpoint, output / "checkpoints" / checkpoint.name)
     torch.distributed.barrier()
-    inputs = dict(group.inputs)
+    inputs = dict(group.inputs) | {field: Path(folder) for field, folder in training.get("inputs", {}).items()}
     if weights := training.get("weights"):
         inputs["model.stage"] = group.output / weights
     uris = {field: f"file://{folder}" for field, folder in inputs.items()}
     told = {"settings": training["settings"], "output_uri": f"file://{output}", "inputs": uris}
     pretrain.train(replace(group, job=group.job.model_copy(update=told), output=output, inputs=inputs), device)
     torch.distributed.barrier()
+    if settings := training.get("evaluate"):
+        inputs = {"model": output, "data": inputs["data"]}
+        output = group.output / f"{training['name']}-evaluated"
+        output.mkdir(exist_ok=True)
+        uris = {field: f"file://{folder}" for field, folder in inputs.items()}
+        told = {"kind": "evaluate", "settings": settings, "output_uri": f"file://{output}", "inputs": uris}
+        evaluate.evaluate(replace(group, job=group.job.model_copy(update=told), output=output, inputs=inputs))
+        torch.distributed.barrier()
 os._exit(0)

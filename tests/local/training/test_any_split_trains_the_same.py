@@ -14,8 +14,10 @@ from trainyard_api.stages import PretrainStage
 from trainyard_api.storage import Files
 from trainyard_trainer.checkpoint.tensors import Shards, Stored
 from trainyard_trainer.checkpoint.trained import load_trained
-from trainyard_trainer.data.shards import TokenShards
-from trainyard_trainer.engine.batches import Batches, read_samples
+from trainyard_trainer.data.objectives.next_token import NextToken
+from trainyard_trainer.data.objectives.objective import Sample
+from trainyard_trainer.data.order import Order
+from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.group import Group
 
 KNOWN = Path(__file__).with_name("known_curve.json")
@@ -129,7 +131,8 @@ def test_resuming_in_the_same_layout_is_equal_to_the_bit(trained: Path, resumed:
 def test_another_stage_begins_with_the_weights_that_the_one_before_ended_with(trained: Path, corpus: Path) -> None:
     stage = PretrainStage.model_validate(TINY)
     group = Group(a_job("pretrain", trained, TINY, {}), 1, 0, 1, 0, trained, {})
-    first_batch = [*Batches({"data": TokenShards(corpus / "train")}, stage, group).micro_batches(1)]
+    objective = NextToken(stage.sequence_length, begin=0)
+    first_batch = [*Batches({"data": objective.open(corpus / "train")}, objective, stage, group).micro_batches(1)]
     model = load_trained(trained / "zero 2, accumulating 2").model
     with torch.no_grad():
         logits_NV = torch.cat([model(**micro.inputs).logits.flatten(0, 1) for micro in first_batch])
@@ -150,9 +153,11 @@ def test_adapters_begin_as_the_model_that_they_adapt_and_are_merged_into_it(trai
 
 def test_what_adapters_are_merged_into_has_the_loss_that_they_had(trained: Path, corpus: Path) -> None:
     stage = PretrainStage.model_validate(TINY)
-    held_out = TokenShards(corpus / "held-out")
+    objective = NextToken(stage.sequence_length, begin=0)
+    rows = objective.open(corpus / "held-out")
     model = load_trained(trained / "adapters").model
-    batch = read_samples([(held_out, sample) for sample in range(stage.validation.sequences)], stage.sequence_length)
+    measured_on = Order(0, len(rows)).samples(0, stage.validation.sequences).tolist()
+    batch = objective.batch([Sample(rows, row, row) for row in measured_on])
     with torch.no_grad():
         logits_BTV = model(**batch.inputs).logits
     expected = held_out_losses(trained / "adapters")[4]

@@ -4,6 +4,7 @@ a held-out loss for each.
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from preparing import put, run_prepare
 from training import TINY, Ranks, a_job, losses, metric_lines
 from trainyard_trainer.artifacts import read_artifact
-from trainyard_trainer.data.shards import TokenShards
-from trainyard_trainer.engine.batches import num_samples
+from trainyard_trainer.data.batch import IGNORED
+from trainyard_trainer.data.objectives.next_token import NextToken
+from trainyard_trainer.data.objectives.objective import Sample
 
 SCRIPT = str(Path(__file__).with_name("several_trainings.py"))
 WEIGHTS = {"corpus": 3, "code": 2}
@@ -64,7 +66,7 @@ def global_batches(output: Path) -> dict[int, list[list[int]]]:
     for ledger in sorted(output.glob("sequences-*.jsonl")):
         for line in ledger.read_text().splitlines():
             micro_batch = json.loads(line)
-            batches.setdefault(micro_batch["step"], []).extend(micro_batch["tokens_BT"])
+            batches.setdefault(micro_batch["step"], []).extend(micro_batch["labels"])
     return batches
 
 
@@ -75,14 +77,32 @@ def test_any_number_of_ranks_trains_on_the_same_global_batches(trained: Path) ->
     assert losses(trained / "three ranks") == pytest.approx(losses(trained / "two ranks"), abs=1e-6)
 
 
-def test_the_loss_of_each_part_is_told(trained: Path) -> None:
-    """Rows have equally many labels, and 7 or 8 of a global batch's 12 are of the part of weight 3 of 5."""
+def rows_of(corpora: dict[str, Path]) -> dict[tuple[int, ...], tuple[str, int]]:
+    """Labels of a row → the corpus that has it, and its number there."""
+    objective = NextToken(16, begin=0)
+    splits = {name: objective.open(folder / "train") for name, folder in corpora.items()}
+    rows = {
+        tuple(objective.batch([Sample(split, row, 0)]).labels[0].tolist()): (name, row)
+        for name, split in splits.items()
+        for row in range(len(split))
+    }
+    assert len(rows) == sum(map(len, splits.values()))
+    return rows
+
+
+def test_the_loss_of_each_part_is_told(trained: Path, corpora: dict[str, Path]) -> None:
+    """All of them, by the labels that the global batch has of each, are the loss."""
+    rows, batches = rows_of(corpora), global_batches(trained / "two ranks")
     of_ranks = [
         [line for line in metric_lines(trained / name) if "loss" in line] for name in ("two ranks", "three ranks")
     ]
     for two, three in zip(*of_ranks, strict=True):
         corpus, code = two["loss_corpus"], two["loss_code"]
-        assert any(two["loss"] == pytest.approx((rows * corpus + (12 - rows) * code) / 12, abs=1e-5) for rows in (7, 8))
+        labels = {"corpus": 0, "code": 0}
+        for row in batches[two["step"]]:
+            labels[rows[tuple(row)][0]] += sum(label != IGNORED for label in row)
+        mean = (labels["corpus"] * corpus + labels["code"] * code) / sum(labels.values())
+        assert two["loss"] == pytest.approx(mean, abs=1e-5)
         assert abs(corpus - code) > 1e-4
         assert (three["loss_corpus"], three["loss_code"]) == pytest.approx((corpus, code), abs=1e-5)
 
@@ -97,14 +117,8 @@ def test_what_was_trained_on_is_each_sample_once_an_epoch_and_each_part_within_o
     trained: Path, corpora: dict[str, Path]
 ) -> None:
     """The sequences that ranks read, before and after resuming, are looked up in the corpora."""
-    splits = {name: TokenShards(folder / "train") for name, folder in corpora.items()}
-    sizes = {name: num_samples(split, 16) for name, split in splits.items()}
-    places = {
-        tuple(split.window(sample * 16, 17)): (name, sample)
-        for name, split in splits.items()
-        for sample in range(sizes[name])
-    }
-    assert len(places) == sum(sizes.values())
+    places = rows_of(corpora)
+    sizes = Counter(name for name, _ in places.values())
     halves = (global_batches(trained / "two ranks"), range(1, 5)), (global_batches(trained / RESUMED), range(5, 9))
     ledger = [places[tuple(row)] for batches, steps in halves for step in steps for row in batches[step]]
     assert len(ledger) == STEPS * GLOBAL_BATCH

@@ -11,8 +11,7 @@ from training import TINY, TINY_GPT2_WITH_DROPOUT, Ranks, a_job, committed_steps
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import Job
 from trainyard_trainer.data.mixture import Mixture
-from trainyard_trainer.data.shards import TokenShards
-from trainyard_trainer.engine.batches import num_samples
+from trainyard_trainer.data.objectives.next_token import NextToken
 from warm_ranks import WarmRanks
 
 GRADIENTS = "trainyard_trainer.stages.pretrain:Engine.gradients"
@@ -61,9 +60,8 @@ def test_bad_batches_are_left_out_and_stay_out(corpus: Path, tmp_path: Path, lay
     assert batches(whole.output) == GOOD
     found = [(each["kind"], each["action"], each["step"], each["position"]) for each in faults(whole.output)]
     assert found == [("NonFinite", "Skip", step, 8 * (batch - 1)) for step, batch in ((3, 3), (3, 4), (4, 6))]
-    order = Mixture(
-        a_job("pretrain", tmp_path, settings, {}).seed, [1], [num_samples(TokenShards(corpus / "train"), 16)]
-    )
+    rows = NextToken(16, begin=0).open(corpus / "train")
+    order = Mixture(a_job("pretrain", tmp_path, settings, {}).seed, [1], [len(rows)])
     for each in faults(whole.output):  # those of the one micro-batch that has no number, of eight sequences
         assert each["samples"] == {"corpus": order.samples(each["position"], 2)[1].tolist()}
     progress = [report["progress"] for report in whole.reports() if "progress" in report][-1]

@@ -96,15 +96,19 @@ def test_ranks_start_without_chatter(undisturbed: Ranks) -> None:
 
 def test_the_exported_model_is_the_trained_one(undisturbed: Ranks, corpus: Path, tmp_path: Path) -> None:
     WarmRanks(a_job("export", tmp_path / "export", {"model": "base"}, {"model": undisturbed.output}), 1).succeed()
-    from trainyard_trainer.data.shards import TokenShards
-    from trainyard_trainer.engine.batches import read_samples
+    from trainyard_trainer.data.objectives.next_token import NextToken
+    from trainyard_trainer.data.objectives.objective import Sample
+    from trainyard_trainer.data.order import Order
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "export/model", local_files_only=True)
-    tokens = read_samples(TokenShards(corpus / "held-out"), list(range(5)), 16)
+    objective = NextToken(16, begin=0)
+    rows = objective.open(corpus / "held-out")
+    measured_on = Order(0, len(rows)).samples(0, 5).tolist()
+    batch = objective.batch([Sample(rows, row, row) for row in measured_on])
     with torch.no_grad():
-        logits = model(input_ids=tokens[:, :-1]).logits
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
+        logits = model(**batch.inputs).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten()).item()
     assert loss == pytest.approx(held_out_losses(undisturbed.output)[LAST], abs=1e-6)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "export/model", local_files_only=True)
     assert tokenizer.decode(tokenizer("bam ben\n").input_ids) == "bam ben\n"

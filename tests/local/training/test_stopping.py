@@ -41,8 +41,8 @@ def tell(ranks: Ranks, *told: int) -> None:
 STOPPED = [ExitCode.STOPPED] * 2
 AT_ONCE = {
     "before the ranks are connected": ("pretrain", f"{STAGES}.pretrain:processes.join", (), STOPPED),
-    "while data are opened": ("pretrain", f"{STAGES}.pretrain:TokenShards", (), STOPPED),
-    "while the model is built": ("pretrain", f"{STAGES}.pretrain:build_model", (), STOPPED),
+    "while data are opened": ("pretrain", "trainyard_trainer.data.objectives.next_token:NextToken.open", (), STOPPED),
+    "while the model is built": ("pretrain", "trainyard_trainer.models.origin:build_model", (), STOPPED),
     "while a checkpoint is looked for": ("pretrain", f"{STAGES}.pretrain:Checkpoints.newest", (), STOPPED),
     "in the first step": ("pretrain", TRAIN_STEP, (), STOPPED),
     "when one rank alone is told, its peer loses it": (

@@ -208,6 +208,7 @@ def test_the_manifest_says_what_the_checkpoint_is(group: Group, saved: Path) -> 
         "seed": 7,
         "globalBatch": 8,
         "sequenceLength": 16,
+        "objective": "NextToken",
         "parts": [{"digest": "d", "weight": 1}],
     }
     assert manifest["parameters"]["model.embed_tokens.weight"] == [300, 32]
@@ -242,6 +243,12 @@ OTHER_TRAININGS: dict[str, tuple[Cursor, Cursor, PretrainStage, str]] = {
         CURSOR.model_copy(update={"global_batch": 16}),
         ONE_CORPUS,
         r"^pretrain\.globalBatch: .*with 8, not 16",
+    ),
+    "another objective": (
+        CURSOR.model_copy(update={"objective": "SpanCorruption"}),
+        CURSOR.model_copy(update={"objective": "SequenceToSequence"}),
+        ONE_CORPUS,
+        r"^pretrain\.objective: .*with SpanCorruption, not SequenceToSequence",
     ),
     "another seed": (CURSOR, CURSOR.model_copy(update={"seed": 8}), ONE_CORPUS, r"^seed: .*with 7, not 8"),
     "other data": (CURSOR, on(("e", 1)), ONE_CORPUS, r"^pretrain\.data: .* with d, not e; set it back"),

@@ -7,8 +7,9 @@ import torch
 from preparing import put, run_prepare
 from training import TINY, a_corpus, a_job
 from trainyard_api.stages import PretrainStage
-from trainyard_trainer.data.shards import TokenShards
-from trainyard_trainer.engine.batches import Batches, num_samples
+from trainyard_trainer.data.objectives.next_token import NextToken
+from trainyard_trainer.data.objectives.objective import Sample
+from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.errors import PermanentError
 from trainyard_trainer.group import Group
 from trainyard_trainer.stages.pretrain import refuse_mixed_tokenizers
@@ -36,24 +37,25 @@ def mixed(*names: str) -> PretrainStage:
 
 def test_a_global_batch_holds_the_same_sequences_to_the_bit_for_any_number_of_ranks(storage: Path) -> None:
     stage = mixed("corpus", "code")
-    tokens = {field: TokenShards(storage / part.data / "train") for field, part in stage.parts.items()}
+    objective = NextToken(stage.sequence_length, begin=0)
+    splits = {field: objective.open(storage / part.data / "train") for field, part in stage.parts.items()}
     job = a_job("pretrain", OUTPUT, stage.wire(), {})
 
     def rows(world_size: int, step: int) -> torch.Tensor:
         ranks = [
-            Batches(tokens, stage, Group(job, 1, rank, world_size, rank, OUTPUT, {})) for rank in range(world_size)
+            Batches(splits, objective, stage, Group(job, 1, rank, world_size, rank, OUTPUT, {}))
+            for rank in range(world_size)
         ]
-        batches = [micro for rank in ranks for micro in rank.micro_batches(step)]
-        return torch.cat([torch.cat([it.inputs["input_ids"], it.labels[:, -1:]], 1) for it in batches])
+        return torch.cat([micro.labels for rank in ranks for micro in rank.micro_batches(step)])
 
     for step in (1, 2, 1000):
         whole = rows(1, step)
-        assert whole.shape == (stage.global_batch, stage.sequence_length + 1)
+        assert whole.shape == (stage.global_batch, stage.sequence_length)
         assert torch.equal(whole, rows(2, step))
         assert torch.equal(whole, rows(4, step))
-        for split in tokens.values():
-            windows = [split.window(sample * 16, 17).tolist() for sample in range(num_samples(split, 16))]
-            assert sum(row in windows for row in whole.tolist()) == stage.global_batch / 2
+        for split in splits.values():
+            labels = [objective.batch([Sample(split, row, 0)]).labels[0].tolist() for row in range(len(split))]
+            assert sum(row in labels for row in whole.tolist()) == stage.global_batch / 2
 
 
 MIXTURES = {

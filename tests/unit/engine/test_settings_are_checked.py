@@ -7,7 +7,7 @@ import pytest
 import torch
 from training import TINY, TINY_GPT2_WITH_DROPOUT, TINY_LLAMA, a_corpus, a_job
 from trainyard_api.stages import ModelSettings, PretrainStage
-from trainyard_trainer.data.shards import TokenShards
+from trainyard_trainer.data.objectives.next_token import NextToken
 from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.engine.configuration import deepspeed_configuration
 from trainyard_trainer.errors import PermanentError
@@ -94,16 +94,16 @@ def test_a_mistake_in_the_deepspeed_section(section: dict[str, Any], message: st
 
 
 @pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenShards:
-    return TokenShards(a_corpus(tmp_path_factory.mktemp("prepared")) / "train")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_corpus(tmp_path_factory.mktemp("prepared")) / "train"
 
 
-def batches(tokens: TokenShards, world_size: int, rank: int = 0, **settings: Any) -> Batches:
+def batches(corpus: Path, world_size: int, rank: int = 0, **settings: Any) -> Batches:
     stage = PretrainStage.model_validate(TINY | settings)
     job = a_job("pretrain", Path("/storage/base"), TINY, {})
-    return Batches(
-        dict.fromkeys(stage.parts, tokens), stage, Group(job, 1, rank, world_size, rank, Path("/storage/base"), {})
-    )
+    objective = NextToken(stage.sequence_length, begin=0)
+    rows = dict.fromkeys(stage.parts, objective.open(corpus))
+    return Batches(rows, objective, stage, Group(job, 1, rank, world_size, rank, Path("/storage/base"), {}))
 
 
 BATCH_MISTAKES = {
@@ -120,14 +120,14 @@ BATCH_MISTAKES = {
 
 
 @pytest.mark.parametrize(("settings", "message"), BATCH_MISTAKES.values(), ids=BATCH_MISTAKES.keys())
-def test_a_mistake_in_the_batch(tokens: TokenShards, settings: dict[str, Any], message: str) -> None:
+def test_a_mistake_in_the_batch(corpus: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(PermanentError, match=message):
-        batches(tokens, 2, **settings)
+        batches(corpus, 2, **settings)
 
 
-def test_a_global_batch_holds_the_same_samples_for_any_number_of_ranks(tokens: TokenShards) -> None:
+def test_a_global_batch_holds_the_same_samples_for_any_number_of_ranks(corpus: Path) -> None:
     def rows(world_size: int) -> list[list[int]]:
-        parts = [list(batches(tokens, world_size, rank).micro_batches(5)) for rank in range(world_size)]
+        parts = [list(batches(corpus, world_size, rank).micro_batches(5)) for rank in range(world_size)]
         return sorted(torch.cat([batch.labels for part in parts for batch in part]).tolist())
 
     assert len(rows(1)) == 8

@@ -9,6 +9,8 @@ from faulty_proxy import faulty_proxy
 from object_store import ObjectStore, connected_to, object_store
 from trainyard_api.objects import PART_BYTES
 from trainyard_api.storage import Storage, open_storage, read_into
+from trainyard_trainer.data.fetched import fetch_folder
+from trainyard_trainer.errors import PermanentError
 
 LARGE = os.urandom(1024) * (2 * PART_BYTES // 1024) + b"and a bit"
 
@@ -142,3 +144,23 @@ def test_a_store_that_does_not_answer_is_given_up(server: ObjectStore, monkeypat
         for ask in (lambda: storage.write("it", b"content"), lambda: storage.write("it", LARGE), storage.names):
             with pytest.raises(TimeoutError, match="s3://training/runs"):
                 ask()
+
+
+def test_a_folder_that_a_user_has_in_a_bucket_is_brought_once_an_attempt(
+    connected: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINYARD_SCRATCH", str(tmp_path / "scratch"))
+    root, field = connected.uri("mine"), "pretrain.model.path"
+    storage = open_storage(f"{root}/models/gpt2")
+    storage.write("config.json", b"{}")
+
+    def content(attempt: str, path: str = "models/gpt2") -> bytes:
+        folder = fetch_folder(path, root, field, attempt, note=lambda _: None)
+        return (folder / "config.json").read_bytes()
+
+    assert content("1") == b"{}"
+    storage.write("config.json", b"[]")
+    assert content("1") == b"{}", "another rank of the same attempt finds it there"
+    assert content("2", f"{root}/models/gpt2") == b"[]"
+    with pytest.raises(PermanentError, match=r"pretrain\.model\.path: s3://training/mine/nowhere does not exist"):
+        content("1", "nowhere")

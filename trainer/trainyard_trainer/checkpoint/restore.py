@@ -24,6 +24,7 @@ _CURSOR_FIELDS = {
     "seed": "seed",
     "global_batch": "pretrain.globalBatch",
     "sequence_length": "pretrain.sequenceLength",
+    "objective": "pretrain.objective",
 }
 
 

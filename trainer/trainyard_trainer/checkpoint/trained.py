@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from trainyard_api.checkpoint import BadCheckpointError, Manifest, read_manifest, read_shard
+from trainyard_api.objectives import Objective
 from trainyard_api.stages import LoraSettings
 from trainyard_api.storage import Storage, open_storage
 from transformers import PreTrainedModel
@@ -28,6 +29,9 @@ class TrainedModel:
     """Folder with tokenizer.json."""
     sequence_length: int
     """Tokens of context that it was trained with."""
+    objective: Objective
+    added_tokens: list[str]
+    """Those that it has and its tokenizer hasn't, numbered behind its vocabulary."""
 
     @property
     def end_of_text(self) -> int:
@@ -49,7 +53,13 @@ def load_trained(folder: Path) -> TrainedModel:
         raise PermanentError(f"{checkpoint.uri}: {error}; train the model again, or restore the folder") from None
     if adapters:
         model = merged(model)
-    return TrainedModel(model.eval(), folder / details["tokenizer"], manifest.cursor.sequence_length)
+    return TrainedModel(
+        model.eval(),
+        folder / details["tokenizer"],
+        manifest.cursor.sequence_length,
+        details.get("objective", "NextToken"),
+        details.get("addedTokens", []),
+    )
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """What a model reads at once, and what it should say: all that the engine knows of data and objectives.
 
 `inputs` are the arguments of the model's own forward, whatever its family: a decoder's input_ids and position_ids, an encoder-
-decoder's decoder_input_ids, masks. `labels` lie where the logits lie, shifted already, so the loss of any objective is one
-sum over the labels that count. Losses are normalised by their number over the global batch, never by that of positions.
+decoder's decoder_input_ids, segment_ids where models are told of documents by these. `labels` lie where the logits lie, shifted
+already, so the loss of any objective is one sum over the labels that count. Losses are normalised by their number over the
+global batch, never by that of positions.
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +13,10 @@ from torch import Tensor
 
 IGNORED = -100
 """The label of a position that doesn't count, as torch's cross_entropy has it."""
+
+
+PADDING = -1
+"""The segment of positions that no document has: they see each other, so that none sees nothing."""
 
 
 @dataclass(frozen=True)

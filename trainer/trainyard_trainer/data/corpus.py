@@ -68,6 +68,7 @@ class Kept:
     text: str
     num_bytes: int
     split: Split
+    target: str | None = None
 
 
 def keep(documents: Iterator[Document], held_out_fraction: float, survey: Survey) -> Iterator[Kept]:
@@ -81,7 +82,8 @@ def keep(documents: Iterator[Document], held_out_fraction: float, survey: Survey
             survey.dropped["empty"] += 1
             continue
         raw = document.text.encode()
-        digest = xxhash.xxh3_128_intdigest(raw)
+        target = b"" if document.target is None else b"\0" + document.target.encode()
+        digest = xxhash.xxh3_128_intdigest(raw + target)
         if digest in seen:
             survey.dropped["duplicate"] += 1
             continue
@@ -94,15 +96,15 @@ def keep(documents: Iterator[Document], held_out_fraction: float, survey: Survey
         survey.repaired += document.repaired
         survey.fingerprint = (survey.fingerprint + digest) % 2**128
         survey.lowest, survey.highest = min(survey.lowest, place), max(survey.highest, place)
-        yield Kept(document.text, len(raw), split)
+        yield Kept(document.text, len(raw), split, document.target)
 
 
 def sample(documents: Iterator[Kept], survey: Survey) -> Iterator[str]:
     """Pieces of the training split for the tokenizer: all of it up to SAMPLE_BYTES, else a share chosen by hash."""
     share = SAMPLE_BYTES / survey.num_bytes["train"]
     for document in documents:
-        if document.split == "train":
-            for start in range(0, len(document.text), _PIECE):
-                piece = document.text[start : start + _PIECE]
+        for text in (document.text, document.target or "") if document.split == "train" else ():
+            for start in range(0, len(text), _PIECE):
+                piece = text[start : start + _PIECE]
                 if xxhash.xxh3_64_intdigest(piece.encode(), seed=1) < share * 2**64:
                     yield piece

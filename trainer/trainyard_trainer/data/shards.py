@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from ..errors import PermanentError
 
+TARGETS = "targets"
+"""Within a split's folder, the same of what is to be said about each document, where it has pairs."""
 _INDEX = "index.json"
 _DOCUMENTS = "documents.idx"
 
@@ -99,6 +101,11 @@ class TokenShards:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def document(self, number: int) -> NDArray[np.int64]:
+        """A copy of a document's tokens, its end included."""
+        start = int(self.document_ends[number - 1]) if number else 0
+        return self.window(start, int(self.document_ends[number]) - start)
 
     def window(self, start: int, length: int) -> NDArray[np.int64]:
         """A copy of tokens start … start + length - 1, across shards, shape (length,)."""

@@ -30,6 +30,8 @@ class Document:
     text: str
     repaired: bool
     file: str
+    target: str | None = None
+    """What is to be said about it."""
 
 
 def read_sources(sources: list[Source], root: Path) -> Iterator[Document]:
@@ -90,13 +92,17 @@ def _regular(path: Path, field: str) -> Path:
 def _read_file(path: Path, source: Source, field: str) -> Iterator[Document]:
     format = _FORMATS.get(path.suffix.lower(), "text") if source.format == "auto" else source.format
     if format == "jsonl":
-        yield from _read_rows(path, source.text_field, field)
+        yield from _read_rows(path, source, field)
+    elif source.target_field is not None:
+        raise PermanentError(
+            f"{field}.targetField: {_shown(path)} is no JSONL, so it has no keys; name files that are, or leave targetField out"
+        )
     else:
         text, repaired = _decode(path.read_bytes())
         yield Document(text.removeprefix(_BYTE_ORDER_MARK), repaired, _shown(path))
 
 
-def _read_rows(path: Path, text_field: str, field: str) -> Iterator[Document]:
+def _read_rows(path: Path, source: Source, field: str) -> Iterator[Document]:
     """A document a row; blank lines are no rows. A file without rows is one empty document."""
     empty = True
     with path.open("rb") as file:
@@ -113,16 +119,23 @@ def _read_rows(path: Path, text_field: str, field: str) -> Iterator[Document]:
                 raise PermanentError(
                     f"{where}: not a row of JSON ({error}); mend the row, or set {field}.format if the file is no JSONL"
                 ) from error
-            text = value.get(text_field) if isinstance(value, dict) else None
-            if not isinstance(text, str):
-                raise PermanentError(
-                    f"{where}: no text under the key {text_field!r}{_keys(value)}; mend the row, or name the key that "
-                    f"holds the text in {field}.textField"
-                )
-            whole, torn = _decode(text.encode("utf-8", "surrogatepass"))
-            yield Document(whole, repaired or torn, _shown(path))
+            whole, torn = _text(value, source.text_field, where, f"{field}.textField")
+            target, torn_too = None, False
+            if source.target_field is not None:
+                target, torn_too = _text(value, source.target_field, where, f"{field}.targetField")
+            yield Document(whole, repaired or torn or torn_too, _shown(path), target)
     if empty:
         yield Document("", repaired=False, file=_shown(path))
+
+
+def _text(row: object, key: str, where: str, field: str) -> tuple[str, bool]:
+    """What the row has under the key, as `_decode` gives it."""
+    text = row.get(key) if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        raise PermanentError(
+            f"{where}: no text under the key {key!r}{_keys(row)}; mend the row, or name the key that holds the text in {field}"
+        )
+    return _decode(text.encode("utf-8", "surrogatepass"))
 
 
 def _decode(raw: bytes) -> tuple[str, bool]:

@@ -7,11 +7,20 @@ gives the same file, byte by byte.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+"""What a folder may have of a tokenizer; without the first two it has none."""
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
 """Special tokens are numbered first, then the bytes, then the merges."""
@@ -35,10 +44,20 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """A tokenizer that `save_tokenizer` wrote; to save it again gives the same bytes."""
+    """The tokenizer of a folder, of ours or any other, for whole texts: what spells a special token is ordinary text."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer
+
+
+def copy_tokenizer(folder: Path, to: Path) -> None:
+    """The files of a tokenizer, as they are."""
+    to.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, to / name)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -54,13 +73,18 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(configuration, indent=1))
 
 
-def token_bytes(folder: Path) -> list[bytes]:
-    """The bytes that each token stands for, by token number; none for the end of text. Needs no `tokenizers`."""
+def token_bytes(folder: Path) -> list[bytes] | None:
+    """The bytes that each token stands for, by token number, none for special ones; None if the tokenizer isn't byte-level BPE.
+
+    Needs no `tokenizers`.
+    """
     tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
+    if tokenizer["model"]["type"] != "BPE" or (tokenizer["decoder"] or {}).get("type") != "ByteLevel":
+        return None
     vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
     special = {token["id"] for token in tokenizer["added_tokens"]}
     byte_of = {letter: byte for byte, letter in enumerate(_byte_letters())}
-    table = [b""] * (max(vocabulary.values()) + 1)
+    table = [b""] * (max([*vocabulary.values(), *special]) + 1)
     for letters, number in vocabulary.items():
         if number not in special:
             table[number] = bytes(byte_of[letter] for letter in letters)

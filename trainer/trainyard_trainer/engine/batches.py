@@ -1,11 +1,10 @@
-"""Sequences of a split: sample i is the sequence_length + 1 tokens from i × sequence_length on, so that every token but
-the first is predicted exactly once. No padding, and documents follow one another with an end-of-text token between.
+"""The global batches of a training, and the held-out ones, from rows that an objective has packed.
 
 Parts are the splits that a mixture is made of, by the field that names each (PretrainStage.parts); `data` is one part.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +13,8 @@ from trainyard_api.stages import PretrainStage
 
 from ..data.batch import Batch
 from ..data.mixture import Mixture
-from ..data.shards import TokenShards
+from ..data.objectives.objective import Objective, Rows, Sample
+from ..data.order import Order
 from ..errors import PermanentError
 from ..group import Group
 from . import processes
@@ -24,8 +24,8 @@ from .engine import Engine
 class Batches:
     """The global batches of training, 1, 2, …: number → this rank's micro-batches, a pure function of (seed, number)."""
 
-    def __init__(self, parts: dict[str, TokenShards], stage: PretrainStage, group: Group) -> None:
-        self.parts, self.stage, self.group = list(parts.values()), stage, group
+    def __init__(self, parts: Mapping[str, Rows], objective: Objective, stage: PretrainStage, group: Group) -> None:
+        self.parts, self.objective, self.stage, self.group = list(parts.values()), objective, stage, group
         _refuse_small_parts(parts, stage)
         at_once = group.world_size * stage.micro_batch
         if stage.global_batch % at_once:
@@ -36,7 +36,7 @@ class Batches:
         self.mixture = Mixture(
             group.job.seed,
             weights=[part.weight for part in stage.parts.values()],
-            num_samples=[num_samples(tokens, stage.sequence_length) for tokens in self.parts],
+            num_samples=[len(rows) for rows in self.parts],
         )
         self.accumulation = stage.global_batch // at_once
 
@@ -61,11 +61,14 @@ class Batches:
     def micro_batches(self, number: int) -> Iterator[Batch]:
         """This rank's share of a global batch: `accumulation` batches of `micro_batch` rows."""
         share = self.accumulation * self.stage.micro_batch
-        parts, samples = self.mixture.samples(self.positions_of(number, 0).start, share)
-        pairs = list(zip(parts.tolist(), samples.tolist(), strict=True))
+        first = self.positions_of(number, 0).start
+        parts, numbers = self.mixture.samples(first, share)
+        samples = [
+            Sample(self.parts[part], row, first + place)
+            for place, (part, row) in enumerate(zip(parts.tolist(), numbers.tolist(), strict=True))
+        ]
         for start in range(0, share, self.stage.micro_batch):
-            here = pairs[start : start + self.stage.micro_batch]
-            yield read_samples([(self.parts[part], sample) for part, sample in here], self.stage.sequence_length)
+            yield self.objective.batch(samples[start : start + self.stage.micro_batch])
 
     def by_part(self, number: int, row_losses: list[tuple[Tensor, Tensor]]) -> list[float]:
         """Of this rank's share of a global batch: each part's losses in sum, then their labels. Nothing without a mixture."""
@@ -88,46 +91,44 @@ class Batches:
         return {f"loss_{name}": loss / count for name, loss, count in zip(names, losses, labels, strict=False) if count}
 
 
-def _refuse_small_parts(parts: dict[str, TokenShards], stage: PretrainStage) -> None:
+def _refuse_small_parts(parts: Mapping[str, Rows], stage: PretrainStage) -> None:
     """Each part's training split holds at least its share of a global batch."""
     all_weights = sum(part.weight for part in stage.parts.values())
-    for (field, part), tokens in zip(stage.parts.items(), parts.values(), strict=True):
-        samples = num_samples(tokens, stage.sequence_length)
-        if samples * all_weights < stage.global_batch * part.weight:
+    for (field, part), rows in zip(stage.parts.items(), parts.values(), strict=True):
+        if len(rows) * all_weights < stage.global_batch * part.weight:
             share = math.ceil(stage.global_batch * part.weight / all_weights)
             lower = ", pretrain.sequenceLength or its weight" if stage.mixture else " or pretrain.sequenceLength"
             raise PermanentError(
                 f"pretrain.globalBatch: {share} of {stage.global_batch} sequences come from {part.data} (pretrain.{field}), "
-                f"more than its training split holds ({len(tokens)} tokens, {samples} sequences of "
-                f"{stage.sequence_length}); lower pretrain.globalBatch{lower}, or prepare more text"
+                f"more than its training split holds ({len(rows)} sequences of {stage.sequence_length}); lower "
+                f"pretrain.globalBatch{lower}, or prepare more text"
             )
 
 
 class HeldOut:
-    """The held-out sequences that validation measures on: the first ones of each part and each set, the same at every step
-    and world size.
+    """The held-out rows that validation measures on: of each part and each set some that are drawn once, the same at every
+    step and world size, with the same masks.
     """
 
-    def __init__(self, parts: dict[str, TokenShards], stage: PretrainStage, group: Group) -> None:
-        self.parts, self.stage, self.group = parts, stage, group
-        for field, tokens in parts.items():
-            if not num_samples(tokens, stage.sequence_length):
-                name = stage.validation_sets.get(field) or stage.parts[field].data
-                raise PermanentError(
-                    f"pretrain.sequenceLength: {stage.sequence_length} is more than the held-out split of "
-                    f"{name} (pretrain.{field}) holds ({len(tokens)} tokens); lower it, raise "
-                    "prepare.heldOutFraction, or prepare more text"
-                )
+    def __init__(self, parts: Mapping[str, Rows], objective: Objective, stage: PretrainStage, group: Group) -> None:
+        self.objective, self.stage, self.group = objective, stage, group
+        self.samples = {
+            field: [
+                Sample(rows, row, row)
+                for row in Order(0, len(rows)).samples(0, min(stage.validation.sequences, len(rows))).tolist()
+            ]
+            for field, rows in parts.items()
+        }
 
     def losses(self, engine: Engine, alive: Callable[[], None]) -> dict[str, float] | None:
-        """Mean loss per token in nats, as `held_out_loss`: of all parts in the mixture's proportions.
+        """Mean loss per label in nats, as `held_out_loss`: of all parts in the mixture's proportions.
 
         With a mixture also that of each part, as `held_out_loss_<its prepare stage>`, and so that of each validation set.
         None if a stop is asked for meanwhile; `alive` is called now and then.
         """
         losses = {}
-        for field, tokens in self.parts.items():
-            if (loss := self._loss(engine, tokens, alive)) is None:
+        for field, samples in self.samples.items():
+            if (loss := self._loss(engine, samples, alive)) is None:
                 return None
             losses[field] = loss
         parts = self.stage.parts
@@ -137,32 +138,19 @@ class HeldOut:
         names |= self.stage.validation_sets
         return {"held_out_loss": whole} | {f"held_out_loss_{name}": losses[field] for field, name in names.items()}
 
-    def _loss(self, engine: Engine, tokens: TokenShards, alive: Callable[[], None]) -> float | None:
+    def _loss(self, engine: Engine, samples: list[Sample], alive: Callable[[], None]) -> float | None:
         """Of one part. Every rank runs equally many forwards; those past the end don't count."""
         total, labels = 0.0, 0
         at_once = self.stage.micro_batch
-        count = min(self.stage.validation.sequences, num_samples(tokens, self.stage.sequence_length))
-        for start in range(0, count, at_once * self.group.world_size):
+        for start in range(0, len(samples), at_once * self.group.world_size):
             first = start + self.group.rank * at_once
-            mine = range(first, min(first + at_once, count))
-            batch = read_samples([(tokens, sample) for sample in mine or [0]], self.stage.sequence_length)
+            mine = samples[first : first + at_once]
+            batch = self.objective.batch(mine or samples[:1])
             losses = engine.sequence_losses(batch)
             if mine:
                 total, labels = total + float(losses.sum()), labels + batch.num_labels
             if any(processes.add_up(self.group.stopping())):
                 return None
             alive()
-        total, labels = processes.add_up(total, labels)
-        return total / labels
-
-
-def num_samples(tokens: TokenShards, sequence_length: int) -> int:
-    """Whole samples in a split; what is left at its end is less than one sequence."""
-    return max(0, (len(tokens) - 1) // sequence_length)
-
-
-def read_samples(samples: list[tuple[TokenShards, int]], sequence_length: int) -> Batch:
-    """The samples, each of its own split, as rows of a batch."""
-    windows = [tokens.window(sample * sequence_length, sequence_length + 1) for tokens, sample in samples]
-    tokens_BT = torch.from_numpy(np.stack(windows))
-    return Batch(inputs={"input_ids": tokens_BT[:, :-1]}, labels=tokens_BT[:, 1:])
+        all_total, all_labels = processes.add_up(total, labels)
+        return all_total / max(1, all_labels)

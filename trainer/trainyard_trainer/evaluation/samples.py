@@ -7,11 +7,15 @@ from tokenizers import Tokenizer
 from trainyard_api.stages import SampleSettings
 
 from ..checkpoint.trained import TrainedModel
+from ..data.special_tokens import special_tokens
 from ..errors import PermanentError
 
 
 def write_samples(trained: TrainedModel, settings: SampleSettings, seed: int) -> list[dict[str, str]]:
-    """[{prompt, text}]: what follows each prompt, up to an end of text or the model's context; the seed decides."""
+    """[{prompt, text}]: what follows each prompt, which begins a document, up to an end of text or the model's context.
+
+    The seed decides.
+    """
     tokenizer = Tokenizer.from_file(str(trained.tokenizer / "tokenizer.json"))
     return [
         {"prompt": prompt, "text": _continue(trained, tokenizer, prompt, settings, seed + number)}
@@ -20,11 +24,11 @@ def write_samples(trained: TrainedModel, settings: SampleSettings, seed: int) ->
 
 
 def _continue(trained: TrainedModel, tokenizer: Tokenizer, prompt: str, settings: SampleSettings, seed: int) -> str:
-    tokens = tokenizer.encode(prompt).ids
+    tokens = [special_tokens(trained.tokenizer).begin, *tokenizer.encode(prompt, add_special_tokens=False).ids]
     room = trained.sequence_length - len(tokens)
     if room < 1:
         raise PermanentError(
-            f"evaluate.samples.prompts: {prompt[:40]!r}… has {len(tokens)} tokens, and the model's context is "
+            f"evaluate.samples.prompts: {prompt[:40]!r}… has {len(tokens) - 1} tokens, and the model's context is "
             f"{trained.sequence_length}; shorten it"
         )
     torch.manual_seed(seed)

@@ -1,13 +1,16 @@
-"""Measure a model on the whole held-out split: perplexity and bits per byte, beside baselines, and samples of its text.
+"""Measure a model on the whole held-out split: of a decoder perplexity and bits per byte, beside baselines, and samples of its
+text; of other models the loss of their objective.
 
     report.json    the figures, how they were measured, what knows less (unigram, zlib), samples
 
-Ranks share the windows. There is no checkpoint: who was stopped starts anew.
+Ranks share the rows. There is no checkpoint: who was stopped starts anew.
 """
 
 import json
 import math
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import EvaluateStage
@@ -17,12 +20,14 @@ from trainyard_api.storage import Files
 from ..artifacts import write_artifact
 from ..checkpoint.trained import TrainedModel, load_trained, same_tokenizer
 from ..data.shards import TokenShards
+from ..data.special_tokens import special_tokens
 from ..data.tokenizer import token_bytes
 from ..engine import processes
 from ..engine.preflight import preflight
 from ..errors import PermanentError
 from ..evaluation.baselines import unigram_bits_per_byte, zlib_bits_per_byte
-from ..evaluation.perplexity import SlidingWindows, losses
+from ..evaluation.of_objective import NAMES, RowsOfObjective
+from ..evaluation.perplexity import Measured, SlidingWindows, losses
 from ..evaluation.samples import write_samples
 from ..group import Group
 from ..pulse import Pulse
@@ -37,43 +42,54 @@ def evaluate(group: Group) -> Artifact | None:
     trained.model.to(device)
     data = group.inputs["data"]
     _refuse_mismatch(stage, trained, group)
-    held_out = TokenShards(data / "held-out")
-    windows = SlidingWindows(held_out, stage.sequence_length, trained.end_of_text)
+    held_out = data / "held-out"
+    rows: Measured
+    if trained.objective == "NextToken":
+        begin = special_tokens(trained.tokenizer).begin
+        rows = SlidingWindows(TokenShards(held_out), stage.sequence_length, begin)
+    else:
+        rows = RowsOfObjective(trained, held_out, stage.sequence_length, group.job.seed)
 
-    mine = range(group.rank, len(windows), group.world_size)
+    mine = range(group.rank, len(rows), group.world_size)
     pulse = Pulse(group)
-    nats, tokens, done = 0.0, 0, 0
-    for batch_nats, batch_tokens in losses(trained.model, windows, mine, stage.micro_batch, device):
-        nats, tokens, done = nats + batch_nats, tokens + batch_tokens, done + stage.micro_batch
+    nats, labels, done = 0.0, 0, 0
+    for batch_nats, batch_labels in losses(trained.model, rows, mine, stage.micro_batch, device):
+        nats, labels, done = nats + batch_nats, labels + batch_labels, done + stage.micro_batch
         pulse.step(done)
         _report(group, min(done, len(mine)), len(mine), "held-out text")
     pulse.beat("waiting")
-    total_nats, total_tokens = processes.add_up(nats, tokens)
+    total_nats, total_labels = processes.add_up(nats, labels)
     processes.leave()
     if group.rank:
         return None
 
-    _report(group, len(mine), len(mine), "baselines and samples")
-    metrics = {
-        "perplexity": math.exp(total_nats / total_tokens),
-        "bits_per_byte": total_nats / math.log(2) / held_out.num_bytes,
-        "tokens": total_tokens,
-        "bytes": float(held_out.num_bytes),
-        "unigram_bits_per_byte": unigram_bits_per_byte(
-            TokenShards(data / "train"), held_out, trained.model.config.vocab_size
-        ),
-        "zlib_bits_per_byte": zlib_bits_per_byte(held_out, token_bytes(data / "tokenizer")),
-    }
-    method = {
-        "windows": "sliding",
-        "length": windows.length,
-        "stride": windows.stride,
-        "documents": held_out.num_documents,
-    }
+    if isinstance(rows, SlidingWindows):
+        _report(group, len(mine), len(mine), "baselines and samples")
+        metrics = _of_decoder(total_nats, total_labels, data, trained.model.config.vocab_size)
+        method: dict[str, Any] = {"windows": "sliding", "length": rows.length, "stride": rows.stride}
+    else:
+        metrics = {NAMES[trained.objective]: total_nats / max(1, total_labels), "labels": total_labels}
+        method = {"objective": trained.objective, "length": stage.sequence_length}
+    method["documents"] = TokenShards(held_out).num_documents
     samples = write_samples(trained, stage.samples, group.job.seed) if stage.samples else []
     report = {**metrics, "method": method, "samples": samples}
     Files(group.output).write("report.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
     return write_artifact(group, metrics=metrics, files=["report.json"], details={"report": "report.json"})
+
+
+def _of_decoder(nats: float, tokens: float, data: Path, vocab_size: int) -> dict[str, float]:
+    """Perplexity and bits per byte, beside the baselines that the data allows."""
+    held_out = TokenShards(data / "held-out")
+    metrics = {
+        "perplexity": math.exp(nats / tokens),
+        "bits_per_byte": nats / math.log(2) / held_out.num_bytes,
+        "tokens": tokens,
+        "bytes": float(held_out.num_bytes),
+        "unigram_bits_per_byte": unigram_bits_per_byte(TokenShards(data / "train"), held_out, vocab_size),
+    }
+    if table := token_bytes(data / "tokenizer"):
+        metrics["zlib_bits_per_byte"] = zlib_bits_per_byte(held_out, table)
+    return metrics
 
 
 def _refuse_mismatch(stage: EvaluateStage, trained: TrainedModel, group: Group) -> None:
@@ -81,6 +97,10 @@ def _refuse_mismatch(stage: EvaluateStage, trained: TrainedModel, group: Group) 
         raise PermanentError(
             f"evaluate.sequenceLength: {stage.sequence_length} is longer than the {trained.sequence_length} tokens that the "
             f"model was trained with; use {trained.sequence_length} or less"
+        )
+    if stage.samples and trained.objective != "NextToken":
+        raise PermanentError(
+            f"evaluate.samples: a {trained.model.config.model_type} continues no text, only decoders do; leave it out"
         )
     if not same_tokenizer(trained.tokenizer, group.inputs["data"] / "tokenizer"):
         raise PermanentError(

@@ -1,4 +1,4 @@
-"""Write the folder `model/` that transformers' AutoModelForCausalLM and AutoTokenizer open: weights in fp32
+"""Write the folder `model/` that transformers' Auto class for the model's kind and AutoTokenizer open: weights in fp32
 safetensors, configuration, tokenizer. One process; the folder appears whole, by one rename.
 """
 
@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..artifacts import write_artifact
 from ..checkpoint.trained import load_trained
+from ..data.special_tokens import add_tokens
 from ..group import Group
 
 
@@ -22,6 +23,7 @@ def export(group: Group) -> Artifact:
         shutil.rmtree(leftover, ignore_errors=True)
     trained.model.save_pretrained(temporary)
     shutil.copytree(trained.tokenizer, temporary, dirs_exist_ok=True)
+    add_tokens(temporary, trained.added_tokens)
     temporary.rename(final)
     sync_folder(group.output)
     parameters = sum(parameter.numel() for parameter in trained.model.parameters())

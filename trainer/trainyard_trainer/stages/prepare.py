@@ -1,7 +1,7 @@
-"""From files to training data: a held-out split, a tokenizer (trained here, or another stage's), token shards.
+"""From files to training data: a held-out split, a tokenizer (trained here, or one that there is), token shards.
 
     tokenizer/     tokenizer.json, tokenizer_config.json: what transformers' AutoTokenizer opens
-    train/         shards, data/shards.py
+    train/         shards, data/shards.py; targets/ within, where there are pairs
     held-out/      the same
     artifact.json  details {vocab_size, eot_id, dtype, splits: {train, heldOut: {tokens, bytes, documents}}, counts}
 
@@ -13,6 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -23,11 +24,13 @@ from trainyard_api.storage import sync_folder
 
 from ..artifacts import finished_artifact, own_artifact, write_artifact
 from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
-from ..data.fetched import fetch_sources, read_fetched
-from ..data.shards import ShardWriter, token_dtype
-from ..data.tokenizer import END_OF_TEXT_ID, load_tokenizer, save_tokenizer, train_tokenizer
+from ..data.fetched import fetch_folder, fetch_sources, read_fetched
+from ..data.shards import TARGETS, ShardWriter, token_dtype
+from ..data.special_tokens import special_tokens
+from ..data.tokenizer import FILES, copy_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from ..errors import PermanentError, RetryableError
 from ..group import Group
+from ..scratch import Note
 
 _BATCH_BYTES = 4 * 2**20
 """Text that is tokenised at once: enough for all cores, while encodings take some 100 bytes a token, 100 MB in all."""
@@ -52,20 +55,22 @@ def prepare(group: Group) -> Artifact:
         refuse_changed_sources(group, survey)
         return done
 
-    if settings.tokenizer.stage:
-        tokenizer = load_tokenizer(group.inputs["tokenizer.stage"] / "tokenizer")
+    folder = _empty_folder(group)
+    if given := _given_tokenizer(settings, group, progress.note):
+        copy_tokenizer(given, folder / "tokenizer")
     else:
         texts = sample(read(Survey()), survey)
-        tokenizer = train_tokenizer(progress.noting("training the tokenizer", texts), settings.tokenizer.trained_size)
-
-    folder = _empty_folder(group)
-    save_tokenizer(tokenizer, folder / "tokenizer")
+        trained = train_tokenizer(progress.noting("training the tokenizer", texts), settings.tokenizer.trained_size)
+        save_tokenizer(trained, folder / "tokenizer")
+    tokenizer, special = load_tokenizer(folder / "tokenizer"), special_tokens(folder / "tokenizer")
     written = Survey()
     splits = write_splits(
         read(written),
         tokenizer,
+        special.end,
         folder,
         settings.shard_tokens,
+        pairs=settings.sources[0].target_field is not None,
         tell=lambda documents, tokens: progress.note(f"tokenising: {tokens:,} tokens", documents, survey.kept.total()),
     )
     if written != survey:
@@ -76,7 +81,7 @@ def prepare(group: Group) -> Artifact:
     group.report(metrics=metrics)
     details = {
         "vocab_size": tokenizer.get_vocab_size(),
-        "eot_id": END_OF_TEXT_ID,
+        "eot_id": special.end,
         "dtype": token_dtype(tokenizer.get_vocab_size()).name,
         "splits": {
             split: {"tokens": writer.num_tokens, "bytes": writer.num_bytes, "documents": writer.num_documents}
@@ -125,24 +130,62 @@ def refuse_changed_sources(group: Group, survey: Survey) -> None:
 
 
 def write_splits(
-    documents: Iterator[Kept], tokenizer: Tokenizer, folder: Path, shard_tokens: int, tell: Callable[[int, int], None]
+    documents: Iterator[Kept],
+    tokenizer: Tokenizer,
+    end: int,
+    folder: Path,
+    shard_tokens: int,
+    pairs: bool,
+    tell: Callable[[int, int], None],
 ) -> dict[Split, ShardWriter]:
-    """Tokenise the documents, an end of text after each, into the shards of their split.
+    """Tokenise the documents, an end of text after each, into the shards of their split; with pairs also their targets.
 
     `tell(documents, tokens)` hears, batch by batch, how many are done.
     """
     dtype = token_dtype(tokenizer.get_vocab_size())
-    with (
-        ShardWriter(folder / FOLDERS["train"], dtype, shard_tokens) as train,
-        ShardWriter(folder / FOLDERS["heldOut"], dtype, shard_tokens) as held_out,
-    ):
-        splits: dict[Split, ShardWriter] = {"train": train, "heldOut": held_out}
+
+    def tokens(texts: list[str]) -> Iterator[list[int]]:
+        for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+            yield [*encoding.ids, end]
+
+    with ExitStack() as open_files:
+
+        def writer(split: Split, *below: str) -> ShardWriter:
+            return open_files.enter_context(ShardWriter(folder.joinpath(FOLDERS[split], *below), dtype, shard_tokens))
+
+        splits = {split: writer(split) for split in FOLDERS}
+        targets = {split: writer(split, TARGETS) for split in FOLDERS} if pairs else {}
         for batch in _batches(documents):
-            encodings = tokenizer.encode_batch_fast([document.text for document in batch], add_special_tokens=False)
-            for document, encoding in zip(batch, encodings, strict=True):
-                splits[document.split].write([*encoding.ids, END_OF_TEXT_ID], document.num_bytes)
-            tell(train.num_documents + held_out.num_documents, train.num_tokens + held_out.num_tokens)
+            for document, ids in zip(batch, tokens([each.text for each in batch]), strict=True):
+                splits[document.split].write(ids, document.num_bytes)
+            if pairs:
+                for document, ids in zip(batch, tokens([each.target or "" for each in batch]), strict=True):
+                    targets[document.split].write(ids, len((document.target or "").encode()))
+            tell(sum(it.num_documents for it in splits.values()), sum(it.num_tokens for it in splits.values()))
     return splits
+
+
+def _given_tokenizer(settings: PrepareStage, group: Group, note: Note) -> Path | None:
+    """The folder of the tokenizer to take, if one is named."""
+    if settings.tokenizer.stage:
+        return group.inputs["tokenizer.stage"] / "tokenizer"
+    if settings.tokenizer.path is None:
+        return None
+    field, once = "prepare.tokenizer.path", f"{group.job.run_uid} {group.job.stage} {group.attempt}"
+    folder = fetch_folder(settings.tokenizer.path, group.job.storage_uri, field, once, note)
+    if missing := [name for name in FILES[:2] if not (folder / name).exists()]:
+        raise PermanentError(
+            f"{field}: {folder} has no {' and no '.join(missing)}; write them with AutoTokenizer.from_pretrained(…)"
+            ".save_pretrained(…), or name another folder"
+        )
+    try:
+        special_tokens(folder)
+    except KeyError:
+        raise PermanentError(
+            f"{field}: {folder}/tokenizer_config.json names neither eos_token nor sep_token, so documents would have no end; "
+            "name one there"
+        ) from None
+    return folder
 
 
 class _Progress:

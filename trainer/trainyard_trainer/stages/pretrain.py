@@ -1,4 +1,4 @@
-"""Pretrain a decoder: next-token cross-entropy over packed text, AdamW, warm-up and cosine, in bounded loss of work.
+"""Pretrain a model: cross-entropy over packed documents, AdamW, warm-up and cosine, in bounded loss of work.
 
 The state after step N is a function of (settings, inputs, seed, N, world size) and of nothing else: data order, schedule
 and first weights (where they aren't an earlier stage's) are computed, the rest is in the checkpoint. So a run killed at any
@@ -15,20 +15,22 @@ from pathlib import Path
 
 import torch
 from trainyard_api.checkpoint import MANIFEST, Cursor, CursorPart, Manifest, committed
+from trainyard_api.objectives import Objective
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PretrainStage
 from trainyard_api.storage import Storage
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .. import stopping
-from ..artifacts import ARTIFACT, read_artifact, write_artifact
+from ..artifacts import ARTIFACT, write_artifact
 from ..checkpoint.memory import Found, Neighbourhood, newest
 from ..checkpoint.restore import load_state, load_weights, refuse_other_training
 from ..checkpoint.saving import Saving
 from ..checkpoint.store import Checkpoints
-from ..checkpoint.trained import load_trained, same_tokenizer
+from ..checkpoint.trained import same_tokenizer
 from ..data.ahead import Ahead
-from ..data.shards import TokenShards
+from ..data.objectives.choose import objective_of
+from ..data.objectives.objective import Rows
 from ..engine import processes
 from ..engine.batches import Batches, HeldOut
 from ..engine.compiling import tell_of_compiling
@@ -39,9 +41,10 @@ from ..engine.randomness import seed_streams
 from ..engine.schedule import learning_rate
 from ..errors import PermanentError, RolledBackError, StopRequested
 from ..group import Group
-from ..models.build import build_model, load_config, model_config
+from ..models.build import build_model
 from ..models.kernels import use_liger
 from ..models.lora import with_adapters
+from ..models.origin import Origin, origin
 from ..pulse import Pulse
 from ..scratch import Known
 from ..telemetry.profile import Profile
@@ -66,23 +69,27 @@ def train(group: Group, device: torch.device) -> Artifact | None:
     corpora = {field: group.inputs[field] for field in stage.parts}
     measured = corpora | {field: group.inputs[field] for field in stage.validation_sets}
     refuse_mixed_tokenizers(stage, measured)
-    batches = Batches({field: TokenShards(corpus / "train") for field, corpus in corpora.items()}, stage, group)
-    held_out = HeldOut({field: TokenShards(corpus / "held-out") for field, corpus in measured.items()}, stage, group)
     first_corpus = next(iter(corpora.values()))
-    config = _configuration(stage, first_corpus, group)
-    cursor = _cursor(stage, corpora, group.job.seed)
-    checkpoints = Checkpoints(group)
     pulse = Pulse(group)
+    begun = origin(stage, first_corpus, group, lambda _: pulse.beat("fetching"))
+    objective = objective_of(begun.objective, begun.config, begun.tokens, stage.sequence_length, group.job.seed)
+    rows = {field: objective.open(corpus / "train") for field, corpus in corpora.items()}
+    batches = Batches(rows, objective, stage, group)
+    held_out = HeldOut(
+        {field: objective.open(corpus / "held-out") for field, corpus in measured.items()}, objective, stage, group
+    )
+    cursor = _cursor(stage, corpora, begun.objective, group.job.seed)
+    checkpoints = Checkpoints(group)
     pulse.beat("restoring")
     found = newest(checkpoints, Neighbourhood(group))
-    engine = _begin(stage, config, batches.accumulation, found, cursor, group, device)
+    engine = _begin(stage, begun, batches.accumulation, found, cursor, group, device)
     if stage.compile:
         tell_of_compiling(pulse)
         engine.compile()
     start, kept = (found.manifest.step, found.kept) if found else (0, None)
     engine.numerics.overrule(checkpoints.rolled_back, start)
     checkpoints.begin(start)
-    progress = TrainingProgress(stage, config, device, group, pulse)
+    progress = TrainingProgress(stage, begun.config, device, group, pulse)
     progress.resumed(found, engine.numerics.skipped)
     profile = Profile(stage.profile, group)
     del found  # and the memory of what was read
@@ -145,7 +152,7 @@ def train(group: Group, device: torch.device) -> Artifact | None:
             raise StopRequested(stopping.NOTHING_TO_SAVE)
         progress.held_out(stage.steps, held_out_losses)
     progress.close()
-    return _finish(stage, config, engine, held_out_losses, first_corpus, checkpoints) if group.rank == 0 else None
+    return _finish(stage, begun, engine, held_out_losses, corpora, rows, checkpoints) if group.rank == 0 else None
 
 
 def refuse_mixed_tokenizers(stage: PretrainStage, corpora: dict[str, Path]) -> None:
@@ -163,11 +170,12 @@ def refuse_mixed_tokenizers(stage: PretrainStage, corpora: dict[str, Path]) -> N
         )
 
 
-def _cursor(stage: PretrainStage, corpora: dict[str, Path], seed: int) -> Cursor:
+def _cursor(stage: PretrainStage, corpora: dict[str, Path], objective: Objective, seed: int) -> Cursor:
     return Cursor(
         seed=seed,
         global_batch=stage.global_batch,
         sequence_length=stage.sequence_length,
+        objective=objective,
         parts=[
             CursorPart(digest=hashlib.sha256((corpora[field] / ARTIFACT).read_bytes()).hexdigest(), weight=part.weight)
             for field, part in stage.parts.items()
@@ -175,39 +183,9 @@ def _cursor(stage: PretrainStage, corpora: dict[str, Path], seed: int) -> Cursor
     )
 
 
-def _configuration(stage: PretrainStage, data: Path, group: Group) -> PretrainedConfig:
-    """The model, by its own settings or as an earlier stage has it."""
-    if earlier := group.inputs.get("model.stage"):
-        return _configuration_of(earlier, stage, data)
-    prepared = read_artifact(data, "prepare")["details"]
-    return model_config(
-        stage.model,
-        vocab_size=prepared["vocab_size"],
-        end_of_text=prepared["eot_id"],
-        sequence_length=stage.sequence_length,
-    )
-
-
-def _configuration_of(earlier: Path, stage: PretrainStage, data: Path) -> PretrainedConfig:
-    made = read_artifact(earlier, "pretrain")["details"]
-    if not same_tokenizer(earlier / made["tokenizer"], data / "tokenizer"):
-        name, [field, *_] = stage.model.stage, stage.parts
-        raise PermanentError(
-            f"pretrain.model.stage: {name} was trained on other tokens than pretrain.{field} has; prepare "
-            f"{stage.parts[field].data} with the tokenizer of the data of {name} (prepare.tokenizer.stage)"
-        )
-    config = load_config(made["model"])
-    if stage.sequence_length > config.max_position_embeddings:
-        raise PermanentError(
-            f"pretrain.sequenceLength: {stage.sequence_length} is more than the {config.max_position_embeddings} positions "
-            f"that the model of {stage.model.stage} has; use that or less"
-        )
-    return config
-
-
 def _begin(
     stage: PretrainStage,
-    config: PretrainedConfig,
+    begun: Origin,
     accumulation: int,
     found: Found | None,
     cursor: Cursor,
@@ -217,8 +195,7 @@ def _begin(
     """The engine as it was when what was found was saved, or new."""
     if found:
         refuse_other_training(found.manifest, cursor, stage)
-    earlier = None if found else group.inputs.get("model.stage")
-    model = load_trained(earlier).model if earlier else build_model(config, group.job.seed)
+    model = build_model(begun.config, group.job.seed) if found else begun.first()
     model = _as_trained(model, stage, group, device)
     if found:
         with found.timed():
@@ -244,15 +221,16 @@ def _as_trained(model: PreTrainedModel, stage: PretrainStage, group: Group, devi
 
 def _finish(
     stage: PretrainStage,
-    config: PretrainedConfig,
+    begun: Origin,
     engine: Engine,
     held_out_losses: dict[str, float],
-    corpus: Path,
+    corpora: dict[str, Path],
+    rows: dict[str, Rows],
     checkpoints: Checkpoints,
 ) -> Artifact:
     """The artifact: the last checkpoint, and what is needed to use it."""
     group = checkpoints.group
-    shutil.copytree(corpus / "tokenizer", group.output / "tokenizer", dirs_exist_ok=True)
+    shutil.copytree(next(iter(corpora.values())) / "tokenizer", group.output / "tokenizer", dirs_exist_ok=True)
     checkpoint = f"checkpoints/{committed(checkpoints.storage)[-1]}"
     return write_artifact(
         group,
@@ -262,14 +240,21 @@ def _finish(
             **({"skipped_batches": skipped} if (skipped := engine.numerics.skipped) else {}),
             "tokens": stage.steps * stage.global_batch * stage.sequence_length,
             "parameters": sum(map(math.prod, engine.parameter_shapes.values())),
+            "real_positions": min(each.real for each in rows.values()),
         },
         files=["tokenizer"],
         stored=_files(group.storage, checkpoint),
         details={
             "checkpoint": checkpoint,
-            "model": config.to_dict(),
+            "model": begun.config.to_dict(),
             "tokenizer": "tokenizer",
+            "addedTokens": begun.added,
+            "objective": begun.objective,
             **({"lora": stage.model.lora.wire()} if stage.model.lora else {}),
+            "packing": {
+                stage.parts[field].data: {"rows": len(each), "real": each.real, "documentsCut": each.documents_cut}
+                for field, each in rows.items()
+            },
         },
     )
 
