@@ -32,9 +32,9 @@ from .views import View
 FILE = Path(__file__).parents[3] / "manifests" / "examples" / "demo.yaml"
 TRAINING = "base"
 REPORT = "report"
-STOP_SECONDS = 280.0
-"""After this the run is stopped, as by Ctrl-C, and the demo has failed."""
-EXIT_SECONDS = 300.0
+STOP_SECONDS = 900.0
+"""After this the run is stopped, as by Ctrl-C, and the demo has failed: ten times what it takes on two idle cores."""
+EXIT_SECONDS = 920.0
 """After this the process ends, whatever it hangs on; the kernel then stops its pods."""
 UNSAVED_STEPS = 20
 """Steps since the last checkpoint when the kill comes, for some to be computed again."""
