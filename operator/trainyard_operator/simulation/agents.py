@@ -104,6 +104,10 @@ class Agent:
     def _peers_of(self, attempt: int) -> list[PeerState]:
         return [peer for _, peer in sorted(self._peers.items()) if peer.attempt == attempt]
 
+    def hears_of(self, address: str) -> bool:
+        """Whether the agent there is of the same group."""
+        return self.assignment is not None and address in self.assignment.addresses
+
     def listen(self) -> None:
         """Look within a beat who is heard of; called when that may have changed, for beats themselves are left out."""
         jitter = self._network.random.random() * HEARTBEAT_SECONDS

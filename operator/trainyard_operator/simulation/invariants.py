@@ -82,6 +82,8 @@ class Invariants:
         self._excused = [Reason.WAITING_FOR_CAPACITY]
         self._excused += [] if exact else [Reason.POD_DELETED]
         server.watch(PLURAL, self._run_changed)
+        self._pods: dict[tuple[str, str, str], dict[str, Manifest]] = defaultdict(dict)
+        """Those of each worker of a stage, by UID."""
         server.watch("pods", self._pod_changed)
 
     def fail(self, what: str) -> None:
@@ -155,16 +157,20 @@ class Invariants:
         """A worker has one pod at a time: the one before has ended, or was asked to. The request for an earlier one may
         have been on its way for long.
         """
+        place, uid = _place(pod), pod["metadata"]["uid"]
+        if event == "DELETED":
+            self._pods[place].pop(uid, None)
+            return
+        pods = self._pods[place]
+        pods[uid] = pod
         if event != "ADDED":
             return
-        place, attempt = _place(pod), int(pod["metadata"]["labels"][LABEL_ATTEMPT])
-        pods = [each for each in self._server.all("pods") if _place(each) == place]
         twins = [
             each["metadata"]["name"]
-            for each in pods
+            for each in pods.values()
             if each["status"]["phase"] not in OVER and not each["metadata"].get("deletionTimestamp")
         ]
-        newest = max(int(each["metadata"]["labels"][LABEL_ATTEMPT]) for each in pods)
+        attempt, newest = _attempt(pod), max(map(_attempt, pods.values()))
         if len(twins) > 1 and attempt == newest:
             self.fail(f"one worker has pods {twins}")
 
@@ -240,3 +246,7 @@ def _failed_at_last(status: Status) -> bool:
 def _place(pod: Manifest) -> tuple[str, str, str]:
     labels = pod["metadata"]["labels"]
     return pod["metadata"]["ownerReferences"][0]["uid"], labels[LABEL_STAGE], labels[LABEL_RANK]
+
+
+def _attempt(pod: Manifest) -> int:
+    return int(pod["metadata"]["labels"][LABEL_ATTEMPT])

@@ -187,7 +187,9 @@ class Nodes:
         """The container of a pod has ended by itself, or was killed."""
         container = self.containers[uid]
         self.network.hosts.pop(_host(container.agent), None)
-        self._listen()
+        for other in self.containers.values():
+            if other.end is None and other.agent.hears_of(container.agent.address):
+                other.agent.listen()
         code = termination.exit_code if termination else KILLED
         ended = {"exitCode": code, "reason": "Error" if code else "Completed", "startedAt": container.started}
         if termination:
