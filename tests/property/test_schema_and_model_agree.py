@@ -239,6 +239,8 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
             "steps": draw(st.integers(1, 1000)),
             "microBatch": draw(st.integers(1, 4)),
         }
+        if "decaySteps" in pretrain.get("schedule", {}):
+            pretrain["schedule"]["shape"] = "WarmupStableDecay"
         if "objective" in pretrain and "type" in pretrain["model"]:
             pretrain["objective"] = "NextToken"
         if (checkpoint := pretrain.get("checkpoint", {})).get("keepEvery"):
