@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PROMETHEUS := .venv/prometheus
-BENCHMARKS := checkpoint throughput simulate goodput kind_latency recovery
+BENCHMARKS := checkpoint plan throughput simulate goodput kind_latency recovery
 
 .PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus
 

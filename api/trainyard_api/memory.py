@@ -1,4 +1,4 @@
-"""The memory of one rank that trains, by what it is for: formulas.
+"""The memory of one rank that trains, by what it is for: formulas, held against real processes by a test (within 15 %).
 
 What is there all the time: weights, gradients, fp32 masters, the two moments of Adam, buckets in which gradients are exchanged,
 snapshots. On top of that comes the larger of two peaks: where the backward pass begins (all activations and the loss), and

@@ -72,11 +72,8 @@ class Namespace:
     def create(self) -> None:
         """Make the namespace with a claim `training` that every node can mount, on an empty folder.
 
-        What an earlier test session left there belongs to the pods' user, so a node deletes it. Where one was cut short, or is
-        hardly over, its namespace and volume go first.
+        What an earlier test session left there belongs to the pods' user, so a node deletes it.
         """
-        for kind in ("namespace", "persistentvolume"):
-            kubectl("delete", kind, self.name, "--ignore-not-found", "--timeout=100s")
         node = f"{CONTEXT.removeprefix('kind-')}-control-plane"
         subprocess.run(["docker", "exec", node, "rm", "-rf", f"/var/trainyard/{self.name}"], check=True, timeout=60)
         self.folder.mkdir(mode=0o777, parents=True, exist_ok=True)
