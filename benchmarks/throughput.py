@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from training import _free_port
+from trainyard_api.hardware import HARDWARE
 
 from .figures import Figure, Results, main, spread
 from .throughput_data import CPU, GPU, Shape, a_job_to_train, write_corpus
@@ -166,7 +167,7 @@ def measure_gpu(quick: bool) -> Results:
             "trainyard"
         ]
     speed = statistics.median(each["speed"] for each in samples)
-    mfu = speed * GPU.flops_a_token / H100_FLOPS
+    mfu = speed * GPU.flops_a_token / HARDWARE["h100"].bf16_flops
     rows = [["", "tokens/s, median (range)", "s a step", "peak GB"]]
     rows.append(
         [
@@ -178,9 +179,6 @@ def measure_gpu(quick: bool) -> Results:
     )
     return rows, [Figure("gpu_tokens_per_second", speed), Figure("gpu_mfu_percent", 100 * mfu, at_least=50)]
 
-
-H100_FLOPS = 989.4e12
-"""bf16 without sparsity of an H100 SXM, and of an H200: NVIDIA's data sheet says 1,979 with it."""
 
 if __name__ == "__main__":
     main("throughput", __doc__.splitlines()[0], measure, gpu=measure_gpu)

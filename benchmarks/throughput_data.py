@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel
 from tokenizers import Tokenizer, models
 from training import a_job
+from trainyard_api.architecture import architecture
 from trainyard_api.protocol import Job
 from trainyard_trainer.data.shards import ShardWriter, token_dtype
 
@@ -30,13 +31,10 @@ class Shape(BaseModel):
 
     @property
     def flops_a_token(self) -> int:
-        """6 a weight of a matrix product, the head's included, and 12 × layers × width × sequence for attention, as PaLM counts
-        them (Chowdhery et al. 2022, appendix B), causal or not.
-        """
-        width, layers = int(self.config["hidden_size"]), int(self.config["num_hidden_layers"])
-        layer = 4 * width**2 + 3 * width * int(self.config["intermediate_size"])
-        weights = layers * layer + self.vocabulary * width
-        return 6 * weights + 12 * layers * width * self.sequence_length
+        """As `trainyard plan` counts them."""
+        model = architecture("llama", {**self.config, "vocab_size": self.vocabulary})
+        assert model
+        return model.flops_per_token(self.sequence_length)
 
 
 CPU = Shape(
