@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from torch import nn
-from trainyard_api.stages import OptimizerSettings
+from trainyard_api.optimizer_settings import OptimizerSettings
 from trainyard_trainer.engine.optimizer import adamw, set_learning_rate
 from trainyard_trainer.errors import PermanentError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from training import TINY, a_job
-from trainyard_api.stages import TelemetrySettings
+from trainyard_api.telemetry_settings import TelemetrySettings
 from trainyard_trainer.errors import PermanentError
 from trainyard_trainer.group import Group
 from trainyard_trainer.telemetry.trackers import Trackers

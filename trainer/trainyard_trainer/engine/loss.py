@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from trainyard_api.memory import LOGITS_BYTES
-from trainyard_api.stages import LossSettings
+from trainyard_api.optimizer_settings import LossSettings
 
 from ..data.batch import IGNORED, Batch
 from ..errors import PermanentError

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.optim import AdamW
-from trainyard_api.stages import OptimizerSettings, ParameterGroup
+from trainyard_api.optimizer_settings import OptimizerSettings, ParameterGroup
 
 from ..errors import PermanentError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, supported_activities
-from trainyard_api.stages import ProfileSettings
+from trainyard_api.telemetry_settings import ProfileSettings
 
 from ..group import Group
 

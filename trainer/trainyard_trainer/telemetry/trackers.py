@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from trainyard_api.stages import MlflowSettings, TelemetrySettings, WandbSettings
+from trainyard_api.telemetry_settings import MlflowSettings, TelemetrySettings, WandbSettings
 
 from ..errors import PermanentError
 from ..group import Group
