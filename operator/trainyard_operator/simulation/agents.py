@@ -129,7 +129,8 @@ class Agent:
 
     def _hears(self, address: str) -> bool:
         host = f"http://{address}:{AGENT_PORT}"
-        return self.node.connected and host in self._network.hosts and host not in self._network.cut_off
+        reached = address in self.node.addresses or (self.node.connected and host not in self._network.cut_off)
+        return reached and host in self._network.hosts
 
     # ---- what its ranks do
 

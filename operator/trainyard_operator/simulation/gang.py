@@ -28,6 +28,8 @@ class Machine:
     connected: bool = True
     """Whether anyone hears of it."""
     powered: bool = True
+    addresses: set[str] = field(default_factory=set)
+    """Of the agents that have been there: they reach each other whatever becomes of the network outside."""
 
 
 class Member(Protocol):

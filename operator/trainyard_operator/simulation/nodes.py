@@ -1,4 +1,4 @@
-"""What Kubernetes does by itself: the scheduler, the kubelets, the node controller and the garbage collector.
+"""What Kubernetes does by itself: the scheduler, the kubelets and the node controller.
 
 With Kubernetes' own times: a node that is not heard of is NotReady after 50 s, its pods are deleted when their tolerations
 are over, and stay until it comes back or someone removes them by force. A node that was cut off has gone on with its work.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from trainyard_api.names import AGENT_PORT, PLURAL, TRAINER_CONTAINER
+from trainyard_api.names import AGENT_PORT, TRAINER_CONTAINER
 from trainyard_api.protocol import HEARTBEAT_SECONDS, SILENT_SECONDS, Assignment, Termination
 
 from ..cluster.kubernetes import RESTARTS_IN_PLACE
@@ -24,8 +24,6 @@ from .gang import Gang, Machine
 from .network import Network
 
 NOT_READY_SECONDS = 50.0
-COLLECT_SECONDS = 1.0
-"""From the end of an owner to the deletion of what it owned."""
 PROBE_SECONDS = 2.0
 """Between two looks of a kubelet whether an agent answers."""
 KILLED = 137
@@ -96,8 +94,6 @@ class Nodes:
             metadata = {"name": node.name, "namespace": ""}
             self.server.add("nodes", {"metadata": metadata, "status": {"declaredFeatures": features}})
         self.server.watch("pods", self._pod_changed)
-        self.server.watch("secrets", self._secret_changed)
-        self.server.watch(PLURAL, self._run_changed)
 
     def _later(self, seconds: float, do: Callable[..., object], *arguments: object) -> None:
         asyncio.get_running_loop().call_later(seconds, do, *arguments)
@@ -112,7 +108,6 @@ class Nodes:
         name, uid = _name(pod), pod["metadata"]["uid"]
         if event == "ADDED":
             self._later(0.05, self._schedule, name, uid)
-            self._later(COLLECT_SECONDS, self._collect_if_orphaned, "pods", pod)
         if event == "DELETED" or pod["status"]["phase"] in OVER:
             for node in self.nodes:
                 if uid in node.pods:
@@ -173,6 +168,7 @@ class Nodes:
         agent = container.agent
         if not agent.dead:
             self.network.hosts[_host(agent)] = agent.answer
+            container.node.addresses.add(agent.address)
             if not container.node.connected:
                 self.network.cut_off.add(_host(agent))
             self._later(self.random.uniform(0, PROBE_SECONDS), self._probe, container)
@@ -366,30 +362,6 @@ class Nodes:
         """Whether a node is away, or has been a moment ago."""
         return any(node.lost for node in self.nodes if node.name == name)
 
-    # ---- the garbage collector
-
-    def _run_changed(self, event: str, run: Manifest) -> None:
-        if event == "DELETED":
-            self._later(COLLECT_SECONDS, self._collect, run["metadata"]["uid"])
-
-    def _collect(self, owner: str) -> None:
-        for plural in ("pods", "secrets"):
-            for each in self.server.all(plural):
-                if owner in _owners(each) and not each["metadata"].get("deletionTimestamp"):
-                    self.server.delete(plural, _name(each))
-
-    def _secret_changed(self, event: str, secret: Manifest) -> None:
-        if event == "ADDED":
-            self._later(COLLECT_SECONDS, self._collect_if_orphaned, "secrets", secret)
-
-    def _collect_if_orphaned(self, plural: str, made: Manifest) -> None:
-        """What is made after its owner has gone goes too."""
-        found = self.server.get(plural, _name(made))
-        if found is None or found["metadata"]["uid"] != made["metadata"]["uid"]:
-            return
-        if not _owners(made) & {run["metadata"]["uid"] for run in self.server.all(PLURAL)}:
-            self.server.delete(plural, _name(made))
-
 
 def precise(time: datetime) -> str:
     """A time as agents write it."""
@@ -410,7 +382,3 @@ def _host(agent: Agent) -> str:
 
 def _name(manifest: Manifest) -> Name:
     return manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-
-
-def _owners(manifest: Manifest) -> set[str]:
-    return {owner["uid"] for owner in manifest["metadata"].get("ownerReferences", ())}

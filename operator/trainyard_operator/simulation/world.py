@@ -18,6 +18,7 @@ from ..cluster.simulated import ApiServer
 from .agents import Agent
 from .faults import Fault, Kind, Plan, RunPlan, draw_plan
 from .gang import Gang, Pace
+from .garbage import collect_garbage
 from .invariants import Invariants
 from .network import Content, Network, serving
 from .nodes import Nodes, precise
@@ -103,6 +104,7 @@ class World:
             plan.restarts_in_place,
             plan.slow_pods,
         )
+        collect_garbage(self.server)
         self.replicas = Replicas(plan, loop, self.server, self.network, self._random, self.invariants.fail, self._note)
         self._quota_until = 0.0
         self._gangs: dict[tuple[str, str, int], Gang] = {}
