@@ -125,6 +125,7 @@ class Case:
     agent_changed: datetime | None = None
     assigned: bool = False
     untold: int | None = None
+    told_last: float = 0
     unanswered: float | None = None
     refusal: str = ""
     went: dict[str, Any] | None = None
@@ -173,9 +174,9 @@ class Case:
         """The run whose agent of worker 0 has not answered for so long."""
         return replace(self, unanswered=seconds)
 
-    def not_told(self, worker: int) -> Self:
-        """The run with a worker whose agent does not take its assignment."""
-        return replace(self, untold=worker)
+    def not_told(self, worker: int, last: float = 0) -> Self:
+        """The run with a worker whose agent does not take its assignment, which it was given `last` seconds ago again."""
+        return replace(self, untold=worker, told_last=last)
 
     def refused(self, message: str) -> Self:
         """The run whose pods the cluster would not have."""
@@ -220,12 +221,12 @@ class Case:
         assigned = self.status.attempt if self.assigned and worker != self.untold else 0
         looked_at = NOW if self.looked else None
         ready = self.status.ready_time
-        unanswered = parse_time(ready) if worker == self.untold and ready else None
+        unanswered = (parse_time(ready), ago(self.told_last)) if worker == self.untold and ready else None
         if worker == 0:
             silent = ago(self.unanswered) if self.unanswered else None
             return read_pod(pod, assigned, self.agent, self.agent_changed, silent or NOW, silent, unanswered, looked_at)
         if not (said := pod["status"].get("agent")):
-            return read_pod(pod, assigned, unanswered_since=unanswered, looked_at=looked_at)
+            return read_pod(pod, assigned, unanswered=unanswered, looked_at=looked_at)
         agent = AgentState(version=1, master_port=29500, **said)
         return read_pod(pod, assigned, agent, ago(1), NOW, looked_at=looked_at)
 

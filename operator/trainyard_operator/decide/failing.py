@@ -1,7 +1,5 @@
 """An attempt that has ended badly, hangs or does not start is recovered, or ends the run if its budget is used up."""
 
-from datetime import datetime
-
 from trainyard_api.status import ExcludedNode, Failure, Phase, Reason, Recovery, Restarts
 
 from .causes import PEER_LOST, SETTLE_SECONDS, SETTLE_SILENT_SECONDS, UNCOUNTED, End, ends
@@ -116,8 +114,7 @@ def _silent(seen: Observation) -> End | None:
     """
     if seen.status.ready_time is None:
         return None
-    asked = [(pod, pod.unanswered_since or pod.silent_since) for pod in seen.unassigned]
-    silent = [pod for pod, since in asked if since and _waited(seen, since) >= _answer_seconds(seen, pod)]
+    silent = [pod for pod in seen.unassigned if _waited(seen, pod) >= _answer_seconds(seen, pod)]
     if not silent:
         return None
     pod = silent[0]
@@ -127,9 +124,15 @@ def _silent(seen: Observation) -> End | None:
     return End(Reason.AGENT_SILENT, text, pod, at=seen.now)
 
 
-def _waited(seen: Observation, since: datetime) -> float:
-    """How long an agent has been asked in vain, of the time that the group is complete."""
-    return min(seen.silent_seconds(since), seen.silent_seconds(seen.status.ready_time))
+def _waited(seen: Observation, pod: Pod) -> float:
+    """How long an agent has been asked in vain, of the time that the group is complete. To take its place it is asked now and
+    then: what the operator needs until it asks again is not the agent's.
+    """
+    complete = seen.silent_seconds(seen.status.ready_time)
+    if pod.unanswered:
+        first, last = pod.unanswered
+        return min(complete, seen.silent_seconds(first) - seen.silent_seconds(last))
+    return min(complete, seen.silent_seconds(pod.silent_since)) if pod.silent_since else 0.0
 
 
 def _answer_seconds(seen: Observation, pod: Pod) -> float:

@@ -87,8 +87,8 @@ class Pod:
     """When its agent last answered."""
     silent_since: datetime | None
     """The same of an agent that is asked and does not answer; None of all others."""
-    unanswered_since: datetime | None
-    """Since when its agent does not take its place in the current attempt, though it is given it."""
+    unanswered: tuple[datetime, datetime] | None
+    """When its agent was given its place in the current attempt and did not take it, for the first and for the last time."""
     looked_at: datetime | None
     """When it was last asked for by name, and found as it is here."""
     container_unready: bool
@@ -298,7 +298,7 @@ def read_pod(
     agent_changed: datetime | None = None,
     agent_answered: datetime | None = None,
     silent_since: datetime | None = None,
-    unanswered_since: datetime | None = None,
+    unanswered: tuple[datetime, datetime] | None = None,
     looked_at: datetime | None = None,
 ) -> Pod:
     """The typed view of a pod's JSON, and what is known of its agent."""
@@ -339,7 +339,7 @@ def read_pod(
         agent_changed=agent_changed,
         agent_answered=agent_answered,
         silent_since=silent_since,
-        unanswered_since=unanswered_since,
+        unanswered=unanswered,
         looked_at=looked_at,
         container_unready=ready.get("status") == "False" and ready.get("reason") == UNREADY_CONTAINER,
         node_unready=ready.get("status") == "False" and ready.get("reason") != UNREADY_CONTAINER,

@@ -21,7 +21,7 @@ from ..cluster.protocol import Cluster, ConflictError, GoneError, Manifest, Refu
 from ..decide.decide import decide
 from ..decide.decision import Action, Assign, CreatePod, CreateSecret, Decision, DeletePod, DeleteRun, Event, LookAt
 from ..decide.observation import Observation, Pod, Settings, read_pod, read_run
-from .agents import AgentError, Agents
+from .agents import CALL_SECONDS, AgentError, Agents
 from .store import Key, Store
 
 ACTIONS_AT_ONCE = 32
@@ -172,7 +172,7 @@ class Reconciler:
             view.changed if view else None,
             view.answered if view else None,
             store.silent_since(uid),
-            store.unanswered_since(uid, attempt),
+            store.unanswered(uid, attempt),
             store.looked_at(uid),
         )
 
@@ -204,7 +204,9 @@ class Reconciler:
                         await self._agents.assign(pod, uid, assignment)
                     except AgentError:
                         self._store.put_unanswered(pod["metadata"]["uid"], assignment.attempt)
-                        await self._look_at(pod)
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(CALL_SECONDS):  # a slow API server must not keep agents waiting
+                                await self._look_at(pod)
                         raise
                 case DeleteRun():
                     await self._cluster.delete_run(seen.run)

@@ -48,7 +48,7 @@ class Store:
         self._agents: dict[str, AgentView] = {}
         self._silent: dict[str, datetime] = {}
         self._assigned: dict[str, int] = {}
-        self._unanswered: dict[str, tuple[int, datetime]] = {}
+        self._unanswered: dict[str, tuple[int, datetime, datetime]] = {}
         self._looked_at: dict[str, datetime] = {}
         self._refusals: dict[Key, str] = {}
         self._went: dict[Key, Manifest] = {}
@@ -169,13 +169,16 @@ class Store:
 
     def put_unanswered(self, pod_uid: str, attempt: int) -> None:
         """Note that a pod's agent did not take its assignment."""
-        if self._unanswered.get(pod_uid, (0,))[0] != attempt:
-            self._unanswered[pod_uid] = attempt, self._now()
+        now = self._now()
+        asked = self.unanswered(pod_uid, attempt)
+        self._unanswered[pod_uid] = attempt, asked[0] if asked else now, now
 
-    def unanswered_since(self, pod_uid: str, attempt: int) -> datetime | None:
-        """When a pod's agent first did not take its assignment of this attempt."""
-        known, since = self._unanswered.get(pod_uid, (0, None))
-        return since if known == attempt else None
+    def unanswered(self, pod_uid: str, attempt: int) -> tuple[datetime, datetime] | None:
+        """When a pod's agent did not take its assignment of this attempt for the first and for the last time."""
+        match self._unanswered.get(pod_uid):
+            case (known, first, last) if known == attempt:
+                return first, last
+        return None
 
     def put_looked_at(self, found: Manifest) -> None:
         """Take in a pod that was asked for by name."""

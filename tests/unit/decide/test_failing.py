@@ -281,6 +281,10 @@ CASES: Cases = {
         STARTING.in_stage(phase=Phase.STARTING).training(resumed_step=None, progress=None).not_told(1),
         (does(Assign), lambda d, _: d.actions[0].assignment.worker == 1),
     ),
+    "also one that was told long ago, and not since: that is the operator's time, not the agent's": (
+        STARTING.training(resumed_step=None, progress=None).not_told(1, last=90),
+        (does(Assign), lambda d, _: d.actions[0].assignment.worker == 1),
+    ),
     "those that stay give up their nodes when another finds none for long": (
         a_run().in_stage(**NO_ROOM).with_pods(pod(0), UNPLACED),
         (becomes(Phase.RECOVERING, Reason.WAITING_FOR_CAPACITY), records("group", counted=False), says("0/3 nodes")),

@@ -164,3 +164,14 @@ def test_of_a_pods_annotations_only_ours_is_kept() -> None:
     store, _, _ = a_store()
     store.put(version(pod(0), 9, annotations={"cni": "x" * 1000, ANNOTATION_EXCLUDED: "node-b"}))
     assert store.pods(KEY)[0]["metadata"]["annotations"] == {ANNOTATION_EXCLUDED: "node-b"}
+
+
+def test_of_an_agent_that_takes_no_place_the_first_and_the_last_time_of_the_attempt_are_known() -> None:
+    store, _, clock = a_store()
+    store.put_unanswered("uid", 2)
+    clock.time += timedelta(seconds=5)
+    store.put_unanswered("uid", 2)
+    assert store.unanswered("uid", 2) == (NOW, clock.time)
+    assert store.unanswered("uid", 3) is None
+    store.put_unanswered("uid", 3)
+    assert store.unanswered("uid", 3) == (clock.time, clock.time)
