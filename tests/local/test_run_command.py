@@ -53,7 +53,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     evaluate = {"model": "base", "data": "corpus", "sequenceLength": 64}
     report = {"name": "report", "evaluate": evaluate, "workers": {"count": 1}}
-    write_run(folder, [*TRAINED, report])
+    write_run(folder, [*TRAINED, {"name": "model", "export": {"model": "base"}}, report])
     ended = trainyard(folder, "run", "run.yaml", "--plain")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (folder / "output.txt").write_text(ended.stdout)

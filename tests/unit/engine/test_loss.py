@@ -94,14 +94,15 @@ def test_chunks_give_what_whole_logits_give(case: Case, monkeypatch: pytest.Monk
     objective.backward()
     got, got_losses_BT = Loss(chunked, LossSettings.model_validate(case.settings))(chunked, batch)
     (got * 0.5).backward()
-    near = {"rtol": 0.02, "atol": 0.02} if case.bf16 else {"rtol": 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(got, objective, **near)
-    torch.testing.assert_close(got_losses_BT, losses_BT, **near)
+    near = 0.02 if case.bf16 else 1e-5
+    torch.testing.assert_close(got, objective, rtol=near, atol=near)
+    torch.testing.assert_close(got_losses_BT, losses_BT, rtol=near, atol=near)
     for (name, one), other in zip(whole.named_parameters(), chunked.parameters(), strict=True):
         if one.grad is None:
             assert other.grad is None or not other.grad.any(), name
         else:
-            torch.testing.assert_close(2 * other.grad, one.grad, **near)
+            sums = near * max(1.0, float(one.grad.abs().max()))  # of large terms that cancel, rounded in another order
+            torch.testing.assert_close(2 * other.grad, one.grad, rtol=near, atol=sums)
 
 
 def test_it_repeats_to_the_bit_and_draws_no_number() -> None:
