@@ -99,12 +99,18 @@ def _training(run: Run) -> dict[str, Any]:
 
 
 def _spread(run: Run, before: dict[str, Any]) -> dict[str, Any]:
-    """All workers of a node that went have moved to the other one; made anew together they spread over both."""
-    while len(set(_nodes(run).values())) < 2:
-        _all(run)
-        run.until(lambda s, known=before: s["attempt"] > known["attempt"], PATIENCE_SECONDS, "is made anew")
-        before = _training(run)
-    return before
+    """All workers of a node that went have moved to the other one: one of them moves back."""
+    nodes = set(_nodes(run).values())
+    if len(nodes) > 1:
+        return before
+    (full,) = nodes
+    kubectl("cordon", full)
+    try:
+        run.delete_pod(0, "base", force=True)
+        run.until(lambda s: s["attempt"] > before["attempt"], PATIENCE_SECONDS, "is whole again")
+        return _training(run)
+    finally:
+        kubectl("uncordon", full)
 
 
 def _nodes(run: Run) -> dict[int, str]:
