@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PROMETHEUS := .venv/prometheus
+# Three for two cores: much of what tests do is to wait for processes that they have started.
+TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
 BENCHMARKS := checkpoint plan throughput simulate goodput kind_latency recovery
 
 .PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus
@@ -34,7 +36,7 @@ lint: $(INSTALLED) ## formatting, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: lint prometheus ## lint, unit, property, simulation, local, chart, rules; no cluster
-	$(BIN)/pytest --ignore tests/kind -n logical --dist loadfile
+	$(BIN)/pytest --ignore tests/kind -n $(TESTS_AT_ONCE) --dist loadfile
 
 test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leaves nothing behind
 	images/cluster.sh up && $(BIN)/pytest tests/kind; code=$$?; images/cluster.sh down; exit $$code

@@ -35,7 +35,7 @@ def measure(faults: Sequence[str], times: int) -> Results:
     try:
         run = namespace.apply(_endless())
         first_step(run, attempt=2)
-        samples = {name: [_recover(run, FAULTS[name]) for _ in range(times)] for name in faults}
+        samples = {name: [_told(name, _recover(run, name)) for _ in range(times)] for name in faults}
         kubectl("-n", namespace.name, "delete", "trainingrun", run.name, "--wait=false")
         eventually(lambda: not namespace.pods(), 120, "the run's pods are gone")
     finally:
@@ -57,17 +57,20 @@ def _endless() -> dict[str, Any]:
     return run
 
 
-def _recover(run: Run, fault: Callable[[Run], Callable[[], None]]) -> dict[str, float]:
+def _told(name: str, measured: dict[str, float]) -> dict[str, float]:
+    """A line of progress: all together take half an hour."""
+    print(f"{name.replace('_', ' ')}: {measured['total']:.2f} s", file=sys.stderr, flush=True)
+    return measured
+
+
+def _recover(run: Run, name: str) -> dict[str, float]:
     """Bring the fault about once the run trains, and measure until it trains again."""
-    before = run.until(
-        lambda s: s.get("phase") == "Running" and (s.get("progress") or {}).get("step", 0) >= 20,
-        PATIENCE_SECONDS,
-        "trains",
-    )
-    first_step(run, before["attempt"])
+    before = _training(run)
+    if name == "node_lost":
+        before = _spread(run, before)
     _until_saved_anew(run, before)
     began = time.time()
-    undo = fault(run)
+    undo = FAULTS[name](run)
     try:
         total = first_step(run, before["attempt"] + 1) - began
         status = run.until(
@@ -82,6 +85,37 @@ def _recover(run: Run, fault: Callable[[Run], Callable[[], None]]) -> dict[str, 
         "reform": clocks.get("reformSeconds") or 0.0,
         "again": float(clocks["recomputedSteps"]),
     }
+
+
+def _training(run: Run) -> dict[str, Any]:
+    """The run's status once its newest attempt has done a step."""
+    status = run.until(
+        lambda s: s.get("phase") == "Running" and (s.get("progress") or {}).get("step", 0) >= 20,
+        PATIENCE_SECONDS,
+        "trains",
+    )
+    first_step(run, status["attempt"])
+    return status
+
+
+def _spread(run: Run, before: dict[str, Any]) -> dict[str, Any]:
+    """All workers of a node that went have moved to the other one: one of them moves back."""
+    nodes = set(_nodes(run).values())
+    if len(nodes) > 1:
+        return before
+    (full,) = nodes
+    kubectl("cordon", full)
+    try:
+        run.delete_pod(0, "base", force=True)
+        run.until(lambda s: s["attempt"] > before["attempt"], PATIENCE_SECONDS, "is whole again")
+        return _training(run)
+    finally:
+        kubectl("uncordon", full)
+
+
+def _nodes(run: Run) -> dict[int, str]:
+    """Worker → the node that it is on."""
+    return {worker: run.pod(worker, "base")["spec"]["nodeName"] for worker in range(WORKERS)}
 
 
 def _until_saved_anew(run: Run, before: dict[str, Any]) -> None:
@@ -118,8 +152,7 @@ def _all(run: Run) -> Callable[[], None]:
 def _node(run: Run) -> Callable[[], None]:
     """The node on which the leading operator isn't; with its return all is as before."""
     spared = leading_node()
-    on = {worker: run.pod(worker, "base")["spec"]["nodeName"] for worker in range(WORKERS)}
-    doomed = next(node for node in on.values() if node != spared)
+    doomed = next(node for node in _nodes(run).values() if node != spared)
     kill_node(doomed)
 
     def bring_back() -> None:
