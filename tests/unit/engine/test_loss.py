@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from training import TINY_GPT2_WITH_DROPOUT, TINY_LLAMA
 from trainyard_api.optimizer_settings import LossSettings
-from trainyard_api.stages import ModelSettings
+from trainyard_api.training_stages import ModelSettings
 from trainyard_trainer.data.batch import IGNORED, Batch
 from trainyard_trainer.engine import loss as loss_module
 from trainyard_trainer.engine.loss import Loss
