@@ -76,7 +76,9 @@ def _recover(run: Run, fault: Callable[[Run], Callable[[], None]]) -> dict[str, 
     try:
         total = first_step(run, before["attempt"] + 1) - began
         status = run.until(
-            lambda s: s["recoveries"][-1].get("recomputedSteps") is not None, PATIENCE_SECONDS, "has all clocks"
+            lambda s: (s.get("recoveries") or [{}])[-1].get("recomputedSteps") is not None,
+            PATIENCE_SECONDS,
+            "has all clocks",
         )
     finally:
         undo()
