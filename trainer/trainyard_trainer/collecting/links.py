@@ -63,6 +63,11 @@ def form_token(key: bytes, annotator: str) -> str:
     return hmac.new(key, f"form {annotator}".encode(), hashlib.sha256).hexdigest()
 
 
+def manager_token(key: bytes) -> str:
+    """The bearer token with which whoever has the key asks for figures and votes, and voids links."""
+    return hmac.new(key, b"manage", hashlib.sha256).hexdigest()
+
+
 def _signature(key: bytes, written: str) -> bytes:
     return hmac.new(key, f"link {written}".encode(errors="surrogatepass"), hashlib.sha256).digest()
 

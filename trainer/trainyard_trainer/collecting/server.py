@@ -1,4 +1,4 @@
-"""Serves the annotators' page until enough people have judged, in a thread of its own: the caller's goes on telling how far it is.
+"""Serves the annotators' page until enough is judged, in a thread of its own: the caller's goes on telling how far it is.
 
 The database decides all that matters, so a server that is killed and started again goes on where it was; a vote that was sent
 to it meanwhile is sent again by the page, and counts once.

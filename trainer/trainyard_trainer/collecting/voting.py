@@ -181,7 +181,7 @@ def _next(connection: Connection, annotator: str, lease_seconds: float, now: flo
 
 
 def _open_to(annotator: str, now: float) -> Select[Any]:
-    """The first open task of an item that the annotator has no other task of. Rows that another transaction holds are passed."""
+    """The first open task of an item that the annotator has no other task of. Rows that others lock are passed."""
     mine = select(tasks.c.item).where(tasks.c.annotator == annotator, tasks.c.slot.is_not(None))
     return (
         select(tasks)
