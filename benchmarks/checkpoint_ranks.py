@@ -15,8 +15,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from trainyard_api.checkpoint import Cursor
 from trainyard_api.checkpoint_settings import CheckpointSettings
-from trainyard_api.stages import ModelSettings, PretrainStage
 from trainyard_api.status import CheckpointStatus
+from trainyard_api.training_stages import ModelSettings, PretrainStage
 from trainyard_trainer.checkpoint.memory import Neighbourhood, newest
 from trainyard_trainer.checkpoint.restore import load_state, load_weights
 from trainyard_trainer.checkpoint.saving import Saving

@@ -1,7 +1,7 @@
 """How long training stands still after a fault: from the fault to the first new step, and the three clocks of the status.
 
 On the cluster of `make kind-up`: four workers over two nodes, a small model, so nearly all of it is Trainyard's and
-Kubernetes' time. A rank, an agent, a pod and a node are killed in turn, again and again in one run; when the first new step
+Kubernetes' time. A rank, an agent, a pod and a node are killed in turn, again and again; when the first new step
 was done is in metrics.jsonl, by the same clock that the faults are timed by. The peer is whole-group recreation: the same
 run, the same fault, but all pods are deleted at once, as operators do that know no smaller repair.
 
@@ -33,11 +33,7 @@ def measure(faults: Sequence[str], times: int) -> Results:
     namespace = Namespace("benchmark-recovery")
     namespace.create()
     try:
-        run = namespace.apply(_endless())
-        first_step(run, attempt=2)
-        samples = {name: [_recover(run, FAULTS[name]) for _ in range(times)] for name in faults}
-        kubectl("-n", namespace.name, "delete", "trainingrun", run.name, "--wait=false")
-        eventually(lambda: not namespace.pods(), 120, "the run's pods are gone")
+        samples = {name: _samples(namespace, name, times) for name in faults}
     finally:
         namespace.delete()
     rows = [["seconds, median (range)", "fault to first new step", "to detect", "to re-form", "steps done again"]]
@@ -51,20 +47,29 @@ def measure(faults: Sequence[str], times: int) -> Results:
     return rows, figures
 
 
-def _endless() -> dict[str, Any]:
-    run = small_run("endless", workers=WORKERS, steps=1_000_000)
+def _samples(namespace: Namespace, name: str, times: int) -> list[dict[str, float]]:
+    """All of one run; of nodes each of a run of its own, for a run keeps off a node that it has lost for five minutes."""
+    runs, faults = (times, 1) if name == "node_lost" else (1, times)
+    measured = []
+    for number in range(runs):
+        run = namespace.apply(_endless(f"{name.replace('_', '-')}-{number}"))
+        for _ in range(faults):
+            measured.append(_recover(run, FAULTS[name]))
+            print(f"{name.replace('_', ' ')}: {measured[-1]['total']:.2f} s", file=sys.stderr, flush=True)
+        kubectl("-n", namespace.name, "delete", "trainingrun", run.name, "--wait=false")
+        eventually(lambda: not namespace.pods(), 120, "the run's pods are gone")
+    return measured
+
+
+def _endless(name: str) -> dict[str, Any]:
+    run = small_run(name, workers=WORKERS, steps=1_000_000)
     run["spec"]["recovery"] = {"maxFailures": 100, "windowSeconds": 600, "excludeNodeSeconds": 0}
     return run
 
 
 def _recover(run: Run, fault: Callable[[Run], Callable[[], None]]) -> dict[str, float]:
     """Bring the fault about once the run trains, and measure until it trains again."""
-    before = run.until(
-        lambda s: s.get("phase") == "Running" and (s.get("progress") or {}).get("step", 0) >= 20,
-        PATIENCE_SECONDS,
-        "trains",
-    )
-    first_step(run, before["attempt"])
+    before = _training(run)
     _until_saved_anew(run, before)
     began = time.time()
     undo = fault(run)
@@ -82,6 +87,17 @@ def _recover(run: Run, fault: Callable[[Run], Callable[[], None]]) -> dict[str, 
         "reform": clocks.get("reformSeconds") or 0.0,
         "again": float(clocks["recomputedSteps"]),
     }
+
+
+def _training(run: Run) -> dict[str, Any]:
+    """The run's status once its newest attempt has done a step."""
+    status = run.until(
+        lambda s: s.get("phase") == "Running" and (s.get("progress") or {}).get("step", 0) >= 20,
+        PATIENCE_SECONDS,
+        "trains",
+    )
+    first_step(run, status["attempt"])
+    return status
 
 
 def _until_saved_anew(run: Run, before: dict[str, Any]) -> None:
@@ -116,10 +132,10 @@ def _all(run: Run) -> Callable[[], None]:
 
 
 def _node(run: Run) -> Callable[[], None]:
-    """The node on which the leading operator isn't; with its return all is as before."""
+    """The node on which the leading operator isn't, and its return."""
     spared = leading_node()
-    on = {worker: run.pod(worker, "base")["spec"]["nodeName"] for worker in range(WORKERS)}
-    doomed = next(node for node in on.values() if node != spared)
+    on = {run.pod(worker, "base")["spec"]["nodeName"] for worker in range(WORKERS)}
+    doomed = next(node for node in on if node != spared)
     kill_node(doomed)
 
     def bring_back() -> None:

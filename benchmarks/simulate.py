@@ -3,8 +3,8 @@
 `--seeds N` lives through N worlds with faults, as many at once as there are cores, and checks the invariants at every step; a
 seed that breaks one is printed at once, and `--seed N --trace` replays it, event by event. Then 1,000 runs train at once and
 agents are killed, 300 within a minute: the seconds from a watch's telling of the dead pod to the request for its replacement,
-in processor time of the reconcile code and of the simulated cluster around it, plus virtual time of all waiting. No peer can be
-run like this; the bar is the design's.
+in processor time of the operator's real code, plus virtual time of all waiting. No peer can be run like this; the bar is the
+design's.
 """
 
 import argparse

@@ -151,7 +151,7 @@ def trainyard(shape: Shape, scratch: Path) -> None:
     from trainyard_trainer.data.batch import Batch
     from trainyard_trainer.engine.engine import Engine
     from trainyard_trainer.group import Group
-    from trainyard_trainer.stages import pretrain
+    from trainyard_trainer.stages import pretrain, training
     from trainyard_trainer.stages.progress import TrainingProgress
 
     turns, seen = Turns(), [0]
@@ -167,7 +167,7 @@ def trainyard(shape: Shape, scratch: Path) -> None:
             super().step(step, positions, **said)
             turns.step(seen[0], shape.global_batch * shape.sequence_length, said["times"]["data"])
 
-    pretrain.Engine, pretrain.TrainingProgress = CountedEngine, CountedProgress
+    training.Engine, training.TrainingProgress = CountedEngine, CountedProgress
     pretrain.pretrain(Group.from_environment())
 
 

@@ -17,7 +17,7 @@ def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = ()) -> None:
     from trainyard_trainer.data.batch import Batch
     from trainyard_trainer.engine.batches import Batches
     from trainyard_trainer.models import origin
-    from trainyard_trainer.stages import pretrain
+    from trainyard_trainer.stages import training
 
     build = origin.build_model
 
@@ -38,4 +38,4 @@ def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = ()) -> None:
                     each[each == UNUSED] = 0
                 yield batch
 
-    origin.build_model, pretrain.Batches = build_model, BadBatches
+    origin.build_model, training.Batches = build_model, BadBatches

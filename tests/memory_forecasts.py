@@ -7,7 +7,7 @@ from typing import Any
 from training import Ranks, a_job
 from trainyard_api.architecture import architecture
 from trainyard_api.memory import layout_of, memory_of_a_rank
-from trainyard_api.stages import PretrainStage
+from trainyard_api.training_stages import PretrainStage
 
 MEASURED = Path(__file__).parent / "local/training/measured_memory.py"
 LLAMA: dict[str, Any] = {

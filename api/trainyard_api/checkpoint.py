@@ -23,7 +23,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from .objectives import Objective
+from .objectives import TrainedOn
 from .objects import PART_BYTES
 from .storage import Storage, read_into
 
@@ -80,7 +80,7 @@ class Cursor(_Part):
     seed: int
     global_batch: int
     sequence_length: int
-    objective: Objective = "NextToken"
+    objective: TrainedOn = "NextToken"
     """Each packs documents into rows of its own."""
     parts: list[CursorPart]
     """What is trained on: one corpus, or those of the mixture, in order."""

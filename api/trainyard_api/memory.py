@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from .architecture import Architecture, Stack
-from .stages import PretrainStage
+from .training_stages import TrainingStage
 
 DEFAULT_BUCKET = 500_000_000
 """Elements that DeepSpeed reduces at once, where `reduce_bucket_size` doesn't say otherwise."""
@@ -68,7 +68,7 @@ class Layout:
         return self.micro_batch * self.sequence_length
 
 
-def layout_of(stage: PretrainStage, ranks: int, *, on_gpu: bool, snapshot_slots: int = 1) -> Layout:
+def layout_of(stage: TrainingStage, ranks: int, *, on_gpu: bool, snapshot_slots: int = 1) -> Layout:
     """As the stage's settings say. What DeepSpeed would refuse is taken as not given."""
     zero = _object(stage.deepspeed.get("zero_optimization"))
     number = zero.get("stage", 0)

@@ -13,8 +13,8 @@ from .hardware import Hardware
 from .memory import PROCESS_BYTES, Layout, Memory, layout_of, memory_of_a_rank
 from .quantity import whole
 from .run import Spec, Stage
-from .stages import PretrainStage
 from .status import PlanStatus
+from .training_stages import TrainingStage
 
 POSITIONS = {"gpt2": "n_positions"}
 """Model type → its field for positions, where it isn't max_position_embeddings: sequenceLength where it is left out."""
@@ -30,7 +30,7 @@ class Plan:
     """What one stage takes."""
 
     stage: str
-    settings: PretrainStage
+    settings: TrainingStage
     model: Architecture
     layout: Layout
     workers: int
@@ -108,13 +108,13 @@ def plan_of(spec: Spec, stage: Stage) -> Plan | None:
     Also None for a configuration that makes no sense: the trainer says so, in transformers' words.
     """
     try:
-        plan = _plan_of(spec, stage, stage.pretrain) if stage.pretrain else None
+        plan = _plan_of(spec, stage, stage.training) if stage.training else None
         return plan if plan and all(0 < each <= _INT64 for each in plan.status().model_dump().values()) else None
     except (ArithmeticError, LookupError, TypeError, ValueError):
         return None
 
 
-def _plan_of(spec: Spec, stage: Stage, settings: PretrainStage) -> Plan | None:
+def _plan_of(spec: Spec, stage: Stage, settings: TrainingStage) -> Plan | None:
     model = _model(spec, settings)
     if model is None:
         return None
@@ -133,12 +133,12 @@ def _plan_of(spec: Spec, stage: Stage, settings: PretrainStage) -> Plan | None:
     )
 
 
-def _model(spec: Spec, settings: PretrainStage) -> Architecture | None:
+def _model(spec: Spec, settings: TrainingStage) -> Architecture | None:
     """What the stage trains: by its own configuration, or as the earlier stage has it that it begins with."""
     stages = {each.name: each for each in spec.stages}
     origin = settings
     while origin.model.stage is not None:
-        earlier = stages[origin.model.stage].pretrain
+        earlier = stages[origin.model.stage].training
         if earlier is None:
             return None
         origin = earlier
@@ -147,7 +147,7 @@ def _model(spec: Spec, settings: PretrainStage) -> Architecture | None:
     return architecture(origin.model.type, _config(origin, _vocabulary(spec, next(iter(origin.parts.values())).data)))
 
 
-def _config(settings: PretrainStage, vocabulary: int) -> Mapping[str, Any]:
+def _config(settings: TrainingStage, vocabulary: int) -> Mapping[str, Any]:
     assert settings.model.type
     positions = POSITIONS.get(settings.model.type, "max_position_embeddings")
     return {positions: settings.sequence_length, **(settings.model.config or {}), "vocab_size": vocabulary}

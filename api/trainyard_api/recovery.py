@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
+from .fields import StageName
 from .model import Mistake, Model, Rule, rule
 from .pattern import MAX_PATTERN, mistake
-from .stages import StageName
 from .status import Cause
 
 MAX_RULES = 16

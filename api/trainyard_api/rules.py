@@ -10,22 +10,23 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from .model import Mistake, Model, Rule
-from .stages import StageKind
+from .stages import TRAINING_KINDS, StageKind
 
 if TYPE_CHECKING:
     from .run import Spec
 
-REFERENCES: tuple[tuple[StageKind, str, StageKind], ...] = (
-    ("prepare", "tokenizer.stage", "prepare"),
-    ("pretrain", "data", "prepare"),
-    ("pretrain", "mixture[].data", "prepare"),
-    ("pretrain", "validation.sets[].data", "prepare"),
-    ("pretrain", "model.stage", "pretrain"),
-    ("evaluate", "model", "pretrain"),
-    ("evaluate", "data", "prepare"),
-    ("export", "model", "pretrain"),
+_PREPARED: tuple[StageKind, ...] = ("prepare",)
+REFERENCES: tuple[tuple[StageKind, str, tuple[StageKind, ...]], ...] = (
+    ("prepare", "tokenizer.stage", _PREPARED),
+    *((kind, "data", _PREPARED) for kind in TRAINING_KINDS),
+    *((kind, "mixture[].data", _PREPARED) for kind in TRAINING_KINDS),
+    *((kind, "validation.sets[].data", _PREPARED) for kind in TRAINING_KINDS),
+    *((kind, "model.stage", TRAINING_KINDS) for kind in TRAINING_KINDS),
+    ("evaluate", "model", TRAINING_KINDS),
+    ("evaluate", "data", _PREPARED),
+    ("export", "model", TRAINING_KINDS),
 )
-"""Which field of which kind names an earlier stage of which kind; `[]` is every item of a list."""
+"""Which field of which kind names an earlier stage of which kinds; `[]` is every item of a list."""
 
 MAX_STAGES = 32
 _POSITIONS = f"[{', '.join(map(str, range(MAX_STAGES)))}]"
@@ -60,11 +61,13 @@ def reference_rules() -> tuple[Rule, ...]:
     return tuple(_reference_rule(*each) for each in REFERENCES)
 
 
-def _reference_rule(kind: StageKind, field: str, wanted: StageKind) -> Rule:
+def _reference_rule(kind: StageKind, field: str, kinds: tuple[StageKind, ...]) -> Rule:
+    wanted = " or ".join(kinds)
+
     def mistakes(spec: "Spec") -> list[Mistake]:
         found = []
         for i, stage in enumerate(spec.stages):
-            earlier = [s.name for s in spec.stages[:i] if s.kind == wanted]
+            earlier = [s.name for s in spec.stages[:i] if s.kind in kinds]
             for path, name in _named(stage.settings, field.split(".")) if stage.kind == kind else ():
                 if name not in earlier:
                     remedy = f"use one of {json.dumps(earlier)}" if earlier else f"put a {wanted} stage before it"
@@ -79,7 +82,8 @@ def _reference_rule(kind: StageKind, field: str, wanted: StageKind) -> Rule:
     given = " && ".join(f"has({settings}.{section})" for section in sections)
     if item:
         given = f"has({settings}.{holder}) && k < {settings}.{holder}.size()"
-    is_earlier = f"j < i && has(self.stages[j].{wanted})"
+    is_wanted = " || ".join(f"has(self.stages[j].{each})" for each in kinds)
+    is_earlier = f"j < i && ({is_wanted})"
     wrong = f"{given} && !{_POSITIONS}.exists(j, {is_earlier} && self.stages[j].name == {named})"
     earlier = f"{_POSITIONS}.filter(j, {is_earlier}).map(j, self.stages[j].name)"
     text = (
@@ -100,42 +104,44 @@ def _reference_rule(kind: StageKind, field: str, wanted: StageKind) -> Rule:
     )
 
 
-def _indivisible(spec: "Spec") -> list[Mistake]:
-    found = []
-    for i, stage in enumerate(spec.stages):
-        if stage.pretrain is None:
-            continue
-        ranks, micro, batch = spec.ranks(stage), stage.pretrain.micro_batch, stage.pretrain.global_batch
-        unit = ranks * micro
-        if batch % unit:
-            below, above = batch // unit * unit, (batch // unit + 1) * unit
-            use = f"{below} or {above}" if below else f"{above}"
-            text = f"{batch} is not divisible by {ranks} ranks × microBatch {micro}; use {use}"
-            found.append((f"stages[{i}].pretrain.globalBatch", text))
-    return found
+def indivisible_rules() -> tuple[Rule, ...]:
+    """globalBatch is a multiple of world size × microBatch, in each kind of stage that trains."""
+    return tuple(map(_indivisible_rule, TRAINING_KINDS))
 
 
-def indivisible_rule() -> Rule:
-    """globalBatch is a multiple of world size × microBatch."""
+def _indivisible_rule(kind: StageKind) -> Rule:
+    def mistakes(spec: "Spec") -> list[Mistake]:
+        found = []
+        for i, stage in enumerate(spec.stages):
+            if stage.kind != kind or stage.training is None:
+                continue
+            ranks, micro, batch = spec.ranks(stage), stage.training.micro_batch, stage.training.global_batch
+            unit = ranks * micro
+            if batch % unit:
+                below, above = batch // unit * unit, (batch // unit + 1) * unit
+                use = f"{below} or {above}" if below else f"{above}"
+                text = f"{batch} is not divisible by {ranks} ranks × microBatch {micro}; use {use}"
+                found.append((f"stages[{i}].{kind}.globalBatch", text))
+        return found
 
     def own(section: str, field: str) -> str:
         return f"(has(self.stages[i].{section}) ? self.stages[i].{section}.{field} : self.{section}.{field})"
 
-    pretrain = "self.stages[i].pretrain"
-    batch, micro = f"{pretrain}.globalBatch", f"{pretrain}.microBatch"
+    settings = f"self.stages[i].{kind}"
+    batch, micro = f"{settings}.globalBatch", f"{settings}.microBatch"
     ranks = (
         f"({own('workers', 'count')} * "
         f"({own('resources', 'gpus')} > 0 ? {own('resources', 'gpus')} : {own('resources', 'processes')}))"
     )
     unit = f"({ranks} * {micro})"
-    wrong = f"(i < self.stages.size() && has({pretrain}) && {batch} % {unit} != 0)"
+    wrong = f"(i < self.stages.size() && has({settings}) && {batch} % {unit} != 0)"
     below, above = f"{batch} / {unit} * {unit}", f"({batch} / {unit} + 1) * {unit}"
     return Rule(
         cel=f"!{_POSITIONS}.exists(i, {wrong})",
-        message="pretrain.globalBatch must be divisible by ranks (workers × gpus or processes) × microBatch",
-        mistakes=_indivisible,
+        message=f"{kind}.globalBatch must be divisible by ranks (workers × gpus or processes) × microBatch",
+        mistakes=mistakes,
         field="stages",
-        cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].pretrain.globalBatch: "
+        cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].{kind}.globalBatch: "
         f"%d is not divisible by %d ranks × microBatch %d; use %s'.format([i, {batch}, {ranks}, {micro}, "
         f"{below} > 0 ? '%d or %d'.format([{below}, {above}]) : '%d'.format([{above}])]))[0]",
     )

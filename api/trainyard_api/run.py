@@ -5,23 +5,23 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from .fields import StageName
 from .in_flight import fixed_rules
 from .model import Model, rule
 from .names import MAX_RUN_AND_STAGE
 from .quantity import Quantity, whole
 from .recovery import Recovery
-from .rules import MAX_STAGES, failure_rules_name_stages, indivisible_rule, reference_rules, references
+from .rules import MAX_STAGES, failure_rules_name_stages, indivisible_rules, reference_rules, references
 from .stages import (
     KINDS,
     SINGLE_PROCESS_KINDS,
     EvaluateStage,
     ExportStage,
     PrepareStage,
-    PretrainStage,
     StageKind,
-    StageName,
 )
 from .status import Status
+from .training_stages import PretrainStage, SftStage, TrainingStage
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
 
@@ -94,6 +94,7 @@ class Stage(Model):
     """Part of the names of pods and folders; later stages refer to it."""
     prepare: PrepareStage | None = None
     pretrain: PretrainStage | None = None
+    sft: SftStage | None = None
     evaluate: EvaluateStage | None = None
     export: ExportStage | None = None
     workers: Workers | None = None
@@ -128,10 +129,15 @@ class Stage(Model):
         return self.given[0]
 
     @property
-    def settings(self) -> PrepareStage | PretrainStage | EvaluateStage | ExportStage:
+    def settings(self) -> PrepareStage | TrainingStage | EvaluateStage | ExportStage:
         """The settings of the one kind that is given."""
-        settings: PrepareStage | PretrainStage | EvaluateStage | ExportStage = getattr(self, self.kind)
+        settings: PrepareStage | TrainingStage | EvaluateStage | ExportStage = getattr(self, self.kind)
         return settings
+
+    @property
+    def training(self) -> TrainingStage | None:
+        """The settings of a stage that trains; None of all others."""
+        return self.settings if isinstance(self.settings, TrainingStage) else None
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -172,7 +178,7 @@ class Spec(Model):
             "stages",
         ),
         *reference_rules(),
-        indivisible_rule(),
+        *indivisible_rules(),
         failure_rules_name_stages(),
     )
 
@@ -198,7 +204,7 @@ class Spec(Model):
 
     def memory_budget(self, stage: Stage) -> int:
         """Bytes that snapshots may take of each worker's memory."""
-        given = stage.pretrain.checkpoint.memory_budget if stage.pretrain else None
+        given = stage.training.checkpoint.memory_budget if stage.training else None
         return whole(self.stage_resources(stage).memory) // 4 if given is None else whole(given)
 
 

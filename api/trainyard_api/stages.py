@@ -1,68 +1,18 @@
 """What a user may say of each kind of stage. The same object, as JSON, is what the trainer is handed."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from .checkpoint_settings import DEFAULT_SAVE_STEPS, CheckpointSettings
-from .model import Mistake, Model, Rule, rule
-from .numerics import NumericsSettings
-from .objectives import OBJECTIVE_RULES, ModelType, Objective
-from .optimizer_settings import LossSettings, OptimizerSettings, ScheduleSettings
-from .telemetry_settings import ProfileSettings, TelemetrySettings
+from .fields import FolderPath, StageName
+from .model import Model, rule
 
-StageKind = Literal["prepare", "pretrain", "evaluate", "export"]
-KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "evaluate", "export")
+StageKind = Literal["prepare", "pretrain", "sft", "evaluate", "export"]
+KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "sft", "evaluate", "export")
+TRAINING_KINDS: tuple[StageKind, ...] = ("pretrain", "sft")
+"""Those that train a model."""
 SINGLE_PROCESS_KINDS: tuple[StageKind, ...] = ("prepare", "export")
 """Stages whose work is one process's, whatever the run's workers are."""
-
-
-StageName = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=30)]
-"""A stage's name: part of pod names and paths."""
-
-FolderPath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-"""A folder: below the storage root where it is relative, or anywhere, also below s3://."""
-
-Settings = Annotated[dict[str, Any], Field(max_length=200)]
-"""A configuration of another library, handed on as it is."""
-
-DEEPSPEED_OWNED = {
-    "train_batch_size": "integer",
-    "train_micro_batch_size_per_gpu": "integer",
-    "gradient_accumulation_steps": "integer",
-    "gradient_clipping": "number",
-    "optimizer": "object",
-    "scheduler": "object",
-}
-"""The keys of a DeepSpeed configuration that the stage's own fields decide, each with its JSON type."""
-
-MODEL_OWNED = {"vocab_size": "integer", "model_type": "string"}
-"""The keys of a transformers configuration that the stage's own fields decide, each with its JSON type."""
-
-
-def _owned(section: str, owned: dict[str, str], instead: str) -> tuple[Rule, ...]:
-    """Rules that refuse, by name, each key of `section` that other fields decide."""
-
-    def refused(key: str) -> Rule:
-        return rule(
-            f"!has(self.{section}) || !has(self.{section}.{key})",
-            lambda it: (getattr(it, section) or {}).get(key) is None,
-            f"{section}.{key} is decided by Trainyard; leave it out: {instead}",
-            section,
-        )
-
-    return tuple(refused(key) for key in owned)
-
-
-def _declared(owned: dict[str, str]) -> dict[str, Any]:
-    """JSON Schema of the owned keys of a free-form section: CEL sees no key of it that the schema doesn't declare."""
-    return {
-        "properties": {
-            key: {"type": kind, "description": "Decided by Trainyard; not to be given."}
-            | ({"additionalProperties": True} if kind == "object" else {})
-            for key, kind in owned.items()
-        }
-    }
 
 
 class Source(Model):
@@ -72,8 +22,10 @@ class Source(Model):
     """A file, or a folder that is read with all its sub-folders. Relative paths start at the storage root."""
     builtin: Literal["python-docs"] | None = None
     """Text without a file. `python-docs`: the language reference in Python's own standard library (0.5 MB)."""
-    format: Literal["auto", "text", "markdown", "jsonl"] = "auto"
-    """`auto` goes by the file's ending: .jsonl, .md and .markdown, anything else is text."""
+    format: Literal["auto", "text", "markdown", "jsonl", "conversations"] = "auto"
+    """`auto` goes by the file's ending: .jsonl, .md and .markdown, anything else is text. `conversations` are JSONL for sft, a
+    row each: `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`; docs/stages.md.
+    """
     text_field: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "text"
     """The key of a JSONL row that holds the document."""
     target_field: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
@@ -84,6 +36,12 @@ class Source(Model):
             "has(self.path) != has(self.builtin)",
             lambda it: (it.path is None) != (it.builtin is None),
             "give exactly one of path and builtin",
+        ),
+        rule(
+            "self.format != 'conversations' || has(self.path)",
+            lambda it: it.format != "conversations" or it.path is not None,
+            "conversations come from files; name JSONL files in path",
+            "format",
         ),
         rule(
             "!has(self.targetField) || (has(self.path) && self.format in ['auto', 'jsonl'])",
@@ -133,8 +91,29 @@ class PrepareStage(Model):
     """Share of documents held out, chosen by each document's hash: the same document always falls on the same side."""
     shard_tokens: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 1024 * 1024
     """Tokens in a shard file, at most."""
+    chat_template: Annotated[str, StringConstraints(min_length=1, max_length=65_536)] | None = None
+    """Jinja that writes a conversation as text. If not given, the tokenizer's own, or a plain one where it has none."""
 
     rules: ClassVar = (
+        rule(
+            "self.sources.all(s, (s.format == 'conversations') == (self.sources[0].format == 'conversations'))",
+            lambda it: len({source.format == "conversations" for source in it.sources}) == 1,
+            "conversations and other text can't be prepared together; make a prepare stage of each",
+            "sources",
+        ),
+        rule(
+            "self.sources[0].format != 'conversations' || has(self.tokenizer.stage) || has(self.tokenizer.path)",
+            lambda it: not it.conversations or it.tokenizer.stage is not None or it.tokenizer.path is not None,
+            "conversations are for a model that there is; name the prepare stage of its data in tokenizer.stage, or its folder "
+            "in tokenizer.path",
+            "tokenizer",
+        ),
+        rule(
+            "!has(self.chatTemplate) || self.sources[0].format == 'conversations'",
+            lambda it: it.chat_template is None or it.conversations,
+            "only conversations are written by a template; set format: conversations, or leave it out",
+            "chatTemplate",
+        ),
         rule(
             "self.sources.all(source, has(source.targetField) == has(self.sources[0].targetField))",
             lambda it: len({source.target_field is None for source in it.sources}) == 1,
@@ -143,194 +122,10 @@ class PrepareStage(Model):
         ),
     )
 
-
-class LoraSettings(Model):
-    """Low-rank adapters (Hu et al. 2021) in the place of full training: all that the model was stays as it is."""
-
-    rank: Annotated[int, Field(ge=1, le=4096)] = 16
-    """Of the two matrices whose product is added to each weight."""
-    alpha: Annotated[float, Field(gt=0, le=100_000)] = 32.0
-    """The product is scaled by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of what goes into the adapters."""
-    targets: (
-        Annotated[
-            list[Annotated[str, StringConstraints(min_length=1, max_length=253)]], Field(min_length=1, max_length=64)
-        ]
-        | None
-    ) = None
-    """Layers to adapt, by the end of their names (`q_proj`); all linear layers but the output head if not given."""
-
-
-class ModelSettings(Model):
-    """A Transformer: from a transformers configuration, or with its weights from an earlier stage or a folder."""
-
-    type: ModelType | None = None
-    """The model type, as transformers names it."""
-    config: Settings | None = Field(None, json_schema_extra=_declared(MODEL_OWNED))
-    """Fields of the type's transformers configuration (hidden_size, num_hidden_layers, …; for gpt2 n_embd, …)."""
-    stage: StageName | None = None
-    """Instead of type and config: an earlier pretrain stage, whose last weights to begin with, at step 0."""
-    path: FolderPath | None = None
-    """Instead of type and config: a folder as `save_pretrained` writes it, whose weights to begin with. Its tokenizer.json
-    must be the data's. Relative paths start at the storage root.
-    """
-    lora: LoraSettings | None = None
-    """Train adapters of a stage's model instead of the model. They are merged when the stage that trained them is used."""
-
-    rules: ClassVar = (
-        rule(
-            "[has(self.type), has(self.stage), has(self.path)].filter(given, given).size() == 1",
-            lambda it: (it.type, it.stage, it.path).count(None) == 2,
-            "give exactly one of type, stage and path",
-        ),
-        rule(
-            "!has(self.config) || has(self.type)",
-            lambda it: it.config is None or it.type is not None,
-            "the model of a stage or a folder has its configuration; leave config out",
-            "config",
-        ),
-        rule(
-            "!has(self.lora) || has(self.stage)",
-            lambda it: it.lora is None or it.stage is not None,
-            "adapts a trained model; name one in stage",
-            "lora",
-        ),
-        *_owned("config", MODEL_OWNED, "it follows from the tokenizer and from model.type"),
-    )
-
-
-class ValidationSet(Model):
-    """A held-out split beside those of what is trained on."""
-
-    data: StageName
-    """The prepare stage whose held-out split to measure on; metrics have it as `held_out_loss_<stage>`."""
-
-
-class ValidationSettings(Model):
-    """Held-out loss while training."""
-
-    every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
-    """Steps from one measurement to the next."""
-    sequences: Annotated[int, Field(ge=1, le=1_000_000)] = 64
-    """Held-out sequences to measure on, at most, of each part of a mixture and of each set; always the same ones."""
-    sets: Annotated[list[ValidationSet], Field(max_length=16)] = []
-    """Prepare stages, with the tokens that are trained on, whose held-out splits to measure on as well."""
-
-
-def _never_compared(it: "PretrainStage") -> list[Mistake]:
-    saved, validated = it.checkpoint.steps_interval, it.validation.every_steps
-    if not it.checkpoint.keep_best:
-        return []
-    if not saved:
-        text = "compares held-out losses, but everySeconds alone decides when to save; give everySteps as well"
-    elif validated % saved and saved % validated:
-        text = (
-            f"needs the held-out loss of what is saved, but validation.everySteps {validated} and everySteps {saved} hardly "
-            f"ever fall on the same step; set validation.everySteps to {saved}"
-        )
-    else:
-        return []
-    return [("checkpoint.keepBest", text)]
-
-
-_SAVED, _VALIDATED = "self.checkpoint.everySteps", "self.validation.everySteps"
-
-
-class MixturePart(Model):
-    """One of several corpora to train on."""
-
-    data: StageName
-    """The prepare stage whose tokens to train on."""
-    weight: Annotated[int, Field(ge=1, le=10_000)]
-    """Sequences of this part for every sum of all weights: 3 and 1 make three quarters and one quarter."""
-
-
-class PretrainStage(Model):
-    """Train a decoder, an encoder or an encoder-decoder, from scratch or from weights that there are."""
-
-    data: StageName | None = None
-    """The prepare stage whose tokens to train on."""
-    mixture: Annotated[list[MixturePart], Field(min_length=1, max_length=32)] | None = None
-    """Instead of `data`: several prepare stages, with the same tokenizer, each with its share of the sequences."""
-    model: ModelSettings
-    objective: Objective | None = None
-    """What to train on. If not given: decoders on the next token, bert and modernbert on masked tokens, t5 on corrupted
-    spans.
-    """
-    steps: Annotated[int, Field(ge=1, le=100_000_000)]
-    """Optimizer steps."""
-    sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
-    """Tokens of a sequence."""
-    global_batch: Annotated[int, Field(ge=1, le=1_048_576)] = 32
-    """Sequences in an optimizer step, over all ranks."""
-    micro_batch: Annotated[int, Field(ge=1, le=65_536)] = 4
-    """Sequences that a rank holds at once; accumulation follows from this and globalBatch."""
-    loss: LossSettings = LossSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
-    schedule: ScheduleSettings = ScheduleSettings()
-    validation: ValidationSettings = ValidationSettings()
-    checkpoint: CheckpointSettings = CheckpointSettings()
-    numerics: NumericsSettings = NumericsSettings()
-    telemetry: TelemetrySettings = TelemetrySettings()
-    profile: ProfileSettings | None = None
-    """Write a trace and a table of operators: docs/stages.md."""
-    activation_checkpointing: bool = False
-    """Keep only each layer's input for backward, and run the layer again: less memory for a third more arithmetic."""
-    compile: bool = False
-    """Have torch.compile make kernels for the model. The first steps take minutes, which is not taken for a hang."""
-    kernels: Literal["Torch", "Liger"] = "Torch"
-    """`Liger` takes norms, rotary positions and activations from Liger's Triton kernels, on GPUs alone."""
-    deepspeed: Settings = Field({}, json_schema_extra=_declared(DEEPSPEED_OWNED))
-    """A DeepSpeed configuration: ZeRO stage, bf16, offload, … as DeepSpeed documents it."""
-
-    rules: ClassVar = (
-        rule(
-            "has(self.data) != has(self.mixture)",
-            lambda it: (it.data is None) != (it.mixture is None),
-            "give exactly one of data and mixture",
-        ),
-        rule(
-            "!has(self.mixture) || self.mixture.all(p, self.mixture.exists_one(q, q.data == p.data))",
-            lambda it: len({part.data for part in it.mixture or ()}) == len(it.mixture or ()),
-            "a prepare stage can be one part of a mixture only; add up the weights",
-            "mixture",
-        ),
-        rule(
-            "!has(self.profile) || self.profile.steps[1] <= self.steps",
-            lambda it: it.profile is None or it.profile.steps[1] <= it.steps,
-            "there are fewer steps; profile earlier ones",
-            "profile.steps",
-        ),
-        *OBJECTIVE_RULES,
-        *_owned("deepspeed", DEEPSPEED_OWNED, "use globalBatch, microBatch, optimizer and schedule"),
-        Rule(
-            cel=f"!has(self.checkpoint.keepBest) || (has({_SAVED}) ? "
-            f"{_VALIDATED} % {_SAVED} == 0 || {_SAVED} % {_VALIDATED} == 0 : !has(self.checkpoint.everySeconds) && "
-            f"({_VALIDATED} % {DEFAULT_SAVE_STEPS} == 0 || {DEFAULT_SAVE_STEPS} % {_VALIDATED} == 0))",
-            message="keepBest needs the held-out loss of what is saved: make validation.everySteps a multiple of "
-            "checkpoint.everySteps, or the reverse",
-            mistakes=_never_compared,
-            field="checkpoint.keepBest",
-            cel_message=f"has({_SAVED}) ? 'needs the held-out loss of what is saved, but validation.everySteps %d and "
-            "everySteps %d hardly ever fall on the same step; set validation.everySteps to %d'.format("
-            f"[{_VALIDATED}, {_SAVED}, {_SAVED}]) : "
-            "'compares held-out losses at steps that are saved; give everySteps'",
-        ),
-    )
-
     @property
-    def parts(self) -> dict[str, MixturePart]:
-        """Field → the part that it names, in order; `data` is a mixture of one part."""
-        if self.mixture is None:
-            assert self.data is not None
-            return {"data": MixturePart(data=self.data, weight=1)}
-        return {f"mixture[{number}].data": part for number, part in enumerate(self.mixture)}
-
-    @property
-    def validation_sets(self) -> dict[str, str]:
-        """Field → the prepare stage that it names, of all sets."""
-        return {f"validation.sets[{number}].data": each.data for number, each in enumerate(self.validation.sets)}
+    def conversations(self) -> bool:
+        """Whether conversations are prepared."""
+        return self.sources[0].format == "conversations"
 
 
 class SampleSettings(Model):
@@ -339,7 +134,7 @@ class SampleSettings(Model):
     prompts: Annotated[
         list[Annotated[str, StringConstraints(min_length=1, max_length=4096)]], Field(min_length=1, max_length=32)
     ]
-    """Beginnings for the model to continue."""
+    """Beginnings for the model to continue; of one that was trained on conversations, what it is told."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
     """Tokens that each prompt is continued by, at most."""
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.8
@@ -352,7 +147,7 @@ class EvaluateStage(Model):
     """
 
     model: StageName
-    """The pretrain stage to measure."""
+    """The stage that trained it."""
     data: StageName
     """The prepare stage whose held-out split to measure on."""
     sequence_length: Annotated[int, Field(ge=8, le=1_048_576)] = 512
@@ -366,4 +161,4 @@ class ExportStage(Model):
     """Write a folder that transformers' `from_pretrained` opens: safetensors, configuration, tokenizer."""
 
     model: StageName
-    """The pretrain stage to export."""
+    """The stage that trained it."""

@@ -44,10 +44,65 @@ def _mixed(**weights: int) -> dict[str, Any]:
     return settings | {"mixture": parts}
 
 
+def _tuned(**changes: Any) -> Changes:
+    """Fine-tuning in the place of pretraining, changed."""
+    settings = {"data": "corpus", "model": {"path": "models/gpt2"}, "steps": 100, "globalBatch": 32, "microBatch": 4}
+    given = {name: value for name, value in (settings | changes).items() if value is not LEFT_OUT}
+    return {"spec.stages.1.pretrain": LEFT_OUT, "spec.stages.1.sft": given}
+
+
+CHAT = {"path": "chat.jsonl", "format": "conversations"}
+
 BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "an unknown field": (
         {"spec.stages.1.pretrain.globalBach": 32},
         ("spec.stages[1].pretrain.globalBach", "unknown field"),
+    ),
+    "fine-tuning on the data of no stage": (
+        _tuned(data="report"),
+        ('stages[1].sft.data: report is not an earlier prepare stage; use one of ["corpus"]',),
+    ),
+    "fine-tuning on a part that no stage prepares": (
+        _tuned(data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
+        ("stages[1].sft.mixture[0].data: report is not an earlier prepare stage",),
+    ),
+    "fine-tuning with a validation set that no stage prepares": (
+        _tuned(validation={"sets": [{"data": "report"}]}),
+        ("stages[1].sft.validation.sets[0].data: report is not an earlier prepare stage",),
+    ),
+    "fine-tuning a stage that trains none": (
+        _tuned(model={"stage": "corpus"}),
+        ("stages[1].sft.model.stage: corpus is not an earlier pretrain or sft stage",),
+    ),
+    "fine-tuning with a batch that ranks can't share": (
+        _tuned(globalBatch=30),
+        ("stages[1].sft.globalBatch: 30 is not divisible by 4 ranks × microBatch 4; use 16 or 32",),
+    ),
+    "fine-tuning a model from scratch": (
+        _tuned(model={"type": "llama"}),
+        ("spec.stages[1].sft.model.type", "name an earlier stage in model.stage"),
+    ),
+    "conversations without the tokenizer of a model": (
+        {"spec.stages.0.prepare.sources": [CHAT]},
+        ("spec.stages[0].prepare.tokenizer", "name the prepare stage of its data"),
+    ),
+    "conversations beside other text": (
+        {
+            "spec.stages.0.prepare.sources": [CHAT, {"builtin": "python-docs"}],
+            "spec.stages.0.prepare.tokenizer": {"path": "models/gpt2"},
+        },
+        ("spec.stages[0].prepare.sources", "make a prepare stage of each"),
+    ),
+    "conversations of no file": (
+        {
+            "spec.stages.0.prepare.sources": [{"builtin": "python-docs", "format": "conversations"}],
+            "spec.stages.0.prepare.tokenizer": {"path": "models/gpt2"},
+        },
+        ("spec.stages[0].prepare.sources[0].format", "name JSONL files in path"),
+    ),
+    "a chat template for plain text": (
+        {"spec.stages.0.prepare.chatTemplate": "{{ messages }}"},
+        ("spec.stages[0].prepare.chatTemplate", "set format: conversations"),
     ),
     "an unknown field of the spec": ({"spec.replicas": 3}, ("spec.replicas", "unknown field")),
     "the Python spelling of a field": (
@@ -133,7 +188,10 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "a model of a stage that trains none": (
         {"spec.stages.1.pretrain.model": {"stage": "corpus"}},
-        ("stages[1].pretrain.model.stage: corpus is not an earlier pretrain stage; put a pretrain stage before it",),
+        (
+            "stages[1].pretrain.model.stage: corpus is not an earlier pretrain or sft stage; put a pretrain or sft stage "
+            "before it",
+        ),
     ),
     "a validation set that no stage prepares": (
         {"spec.stages.1.pretrain.validation": {"sets": [{"data": "base"}]}},
@@ -173,11 +231,11 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "no stages": ({"spec.stages": []}, ("spec.stages", "at least 1 item")),
     "a stage without a kind": (
         {"spec.stages.3.export": LEFT_OUT},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, evaluate, export"),
     ),
     "a stage of two kinds": (
         {"spec.stages.3.evaluate": {"model": "base", "data": "corpus"}},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, evaluate, export"),
     ),
     "a stage name with capitals": ({"spec.stages.3.name": "Folder"}, ("spec.stages[3].name", "^[a-z]")),
     "two stages of one name": ({"spec.stages.3.name": "report"}, ("spec.stages", "stage names must be unique")),
@@ -199,7 +257,7 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "a model from a stage of another kind": (
         {"spec.stages.3.export.model": "corpus"},
-        ('stages[3].export.model: corpus is not an earlier pretrain stage; use one of ["base"]',),
+        ('stages[3].export.model: corpus is not an earlier pretrain or sft stage; use one of ["base"]',),
     ),
     "held-out data from a stage of another kind": (
         {"spec.stages.2.evaluate.data": "base"},
@@ -214,7 +272,9 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "an evaluation before any training": (
         {"spec.stages": [GOOD["spec"]["stages"][0], GOOD["spec"]["stages"][2]]},
-        ("stages[1].evaluate.model: base is not an earlier pretrain stage; put a pretrain stage before it",),
+        (
+            "stages[1].evaluate.model: base is not an earlier pretrain or sft stage; put a pretrain or sft stage before it",
+        ),
     ),
     "a tokenizer that is both trained and taken from another stage": (
         {"spec.stages.0.prepare.tokenizer": {"vocabSize": 300, "stage": "corpus"}},

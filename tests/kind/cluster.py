@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from conditions import eventually
 from local_runs import TRAINYARD
+from training import shard_digests
 from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_RUN, LABEL_STAGE
 
 CONTEXT = os.environ.get("TRAINYARD_KIND_CONTEXT", "kind-trainyard")
@@ -72,7 +73,8 @@ class Namespace:
     def create(self) -> None:
         """Make the namespace with a claim `training` that every node can mount, on an empty folder.
 
-        What an earlier test session left there belongs to the pods' user, so a node deletes it.
+        What an earlier test session left there belongs to the pods' user, so a node deletes it; a volume of an interrupted
+        one would never be bound again.
         """
         node = f"{CONTEXT.removeprefix('kind-')}-control-plane"
         subprocess.run(["docker", "exec", node, "rm", "-rf", f"/var/trainyard/{self.name}"], check=True, timeout=60)
@@ -83,6 +85,7 @@ class Namespace:
         volume["metadata"]["name"] = claim["spec"]["volumeName"] = self.name
         volume["spec"]["claimRef"]["namespace"] = claim["metadata"]["namespace"] = self.name
         volume["spec"]["hostPath"]["path"] = f"/var/trainyard/{self.name}"
+        kubectl("delete", "persistentvolume", self.name, "--ignore-not-found", "--timeout=30s", check=False)
         space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}
         kubectl("apply", "-f", "-", given=yaml.safe_dump_all([space, volume, claim]))
 
@@ -185,6 +188,11 @@ class Run:
         file = self.namespace.folder / self.namespace.name / self.name / "base/metrics.jsonl"
         rows = map(json.loads, file.read_text().splitlines())
         return [row["step"] for row in rows if "loss" in row]
+
+    def trained(self) -> list[str]:
+        """Digests of what training has ended with: weights, moments and random streams of each rank."""
+        folder = self.namespace.folder / self.namespace.name / self.name / "base"
+        return shard_digests(folder, self.status["checkpoint"]["step"])
 
     def weights(self, stage: str) -> str:
         """SHA-256 of the weights that an export stage wrote."""

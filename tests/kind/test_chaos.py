@@ -14,7 +14,7 @@ from kind.faults import (
     start_node,
     use_up_memory,
 )
-from kind.runs import STEPS, small_run
+from kind.runs import a_pair
 from trainyard_api.names import LABEL_RANK, LABEL_RUN, LABEL_STAGE
 
 NODES = ("trainyard-worker", "trainyard-worker2")
@@ -22,14 +22,14 @@ NODES = ("trainyard-worker", "trainyard-worker2")
 
 def training(namespace: Namespace, name: str) -> Run:
     """A run that has a checkpoint."""
-    run = namespace.apply(small_run(name, steps=STEPS))
+    run = namespace.apply(a_pair(name))
     run.until(
         lambda s: s.get("stage") == "base" and (s.get("checkpoint") or {}).get("step", 0) >= 10, 120, "has a checkpoint"
     )
     return run
 
 
-def test_a_killed_agent_costs_its_container_and_not_its_pod(namespace: Namespace, undisturbed: Run) -> None:
+def test_a_killed_agent_costs_its_container_and_not_its_pod(namespace: Namespace, undisturbed_pair: Run) -> None:
     run = training(namespace, "headless")
     before = run.pod(1, "base")
     pod = kill_agent(run, 1, "base")
@@ -42,58 +42,60 @@ def test_a_killed_agent_costs_its_container_and_not_its_pod(namespace: Namespace
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["status"]["podIP"] == before["status"]["podIP"]
     assert [own["restartCount"] for own in after["status"]["containerStatuses"]] == [1]
-    assert run.weights("folder") == undisturbed.weights("folder")
+    assert run.trained() == undisturbed_pair.trained()
 
 
 def test_a_leader_killed_between_two_creates_is_succeeded_by_one_that_makes_the_rest(
-    namespace: Namespace, undisturbed: Run, operator_pod: str
+    namespace: Namespace, undisturbed_pair: Run, operator_pod: str
 ) -> None:
-    quota = {"kind": "ResourceQuota", "apiVersion": "v1", "metadata": {"name": "half"}, "spec": {"hard": {"pods": "2"}}}
+    quota = {"kind": "ResourceQuota", "apiVersion": "v1", "metadata": {"name": "half"}, "spec": {"hard": {"pods": "1"}}}
     kubectl("-n", namespace.name, "apply", "-f", "-", given=json.dumps(quota))
-    run = namespace.apply(small_run("halved", steps=STEPS))
+    run = namespace.apply(a_pair("halved"))
 
     def group() -> dict[str, int]:
         pods = namespace.pods(f"{LABEL_RUN}={run.name}", f"{LABEL_STAGE}=base")
         return {pod["metadata"]["uid"]: int(pod["metadata"]["labels"][LABEL_RANK]) for pod in pods}
 
     run.until(lambda s: (s.get("stage"), s.get("reason")) == ("base", "PodRefused"), 120, "may make no more pods")
-    eventually(lambda: len(group()) == 2, 30, "two pods of four are made")
+    eventually(lambda: len(group()) == 1, 30, "one pod of two is made")
     made = group()
     signaller(operator_pod)("KILL")  # and its pod goes, or it would lead again under its name
     kubectl("-n", SYSTEM, "delete", "pod", operator_pod, "--force", "--grace-period=0")
     kubectl("-n", namespace.name, "delete", "resourcequota", "half")
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
 
-    assert sorted(group().values()) == [0, 1, 2, 3]
+    assert sorted(group().values()) == [0, 1]
     assert made.items() <= group().items()
-    assert (status.get("recoveries", []), status["attempt"]) == ([], 4), "each of the four stages has one attempt"
-    assert run.weights("folder") == undisturbed.weights("folder")
+    assert (status.get("recoveries", []), status["attempt"]) == ([], 2), "each of the two stages has one attempt"
+    assert run.trained() == undisturbed_pair.trained()
 
 
-def test_a_rank_that_runs_out_of_memory_says_so_and_its_pod_lives_on(namespace: Namespace, undisturbed: Run) -> None:
+def test_a_rank_that_runs_out_of_memory_says_so_and_its_pod_lives_on(
+    namespace: Namespace, undisturbed_pair: Run
+) -> None:
     run = training(namespace, "hungry")
     first = run.group("base")
-    pod = use_up_memory(run, 2, "base")
+    pod = use_up_memory(run, 1, "base")
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
 
     (recovery,) = status["recoveries"]
     assert (recovery["cause"], recovery["tier"], recovery["pod"]) == ("OutOfMemory", "ranks", pod)
     assert "raise spec.resources.memory" in recovery["message"]
     assert run.group("base") == first
-    assert run.weights("folder") == undisturbed.weights("folder")
+    assert run.trained() == undisturbed_pair.trained()
 
 
-def test_training_goes_on_while_the_api_server_is_silent(namespace: Namespace, undisturbed: Run) -> None:
+def test_training_goes_on_while_the_api_server_is_silent(namespace: Namespace, undisturbed_pair: Run) -> None:
     run = training(namespace, "unheard")
     with paused_api_server():
         time.sleep(20)  # longer than a lease lasts and than any call may take
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
     assert status.get("recoveries", []) == []
-    assert run.weights("folder") == undisturbed.weights("folder")
+    assert run.trained() == undisturbed_pair.trained()
 
 
 def test_a_node_that_is_killed_and_comes_back_costs_no_failure_and_no_bit_of_the_weights(
-    namespace: Namespace, undisturbed: Run
+    namespace: Namespace, undisturbed_pair: Run
 ) -> None:
     doomed = next(node for node in NODES if node != leading_node())
 
@@ -114,4 +116,4 @@ def test_a_node_that_is_killed_and_comes_back_costs_no_failure_and_no_bit_of_the
     assert (recovery["cause"], recovery["tier"], recovery["node"]) == ("NodeLost", "pod", doomed)
     assert recovery["detectSeconds"] < 15
     assert status["restarts"]["disruptions"] == status["restarts"]["total"] == 1
-    assert run.weights("folder") == undisturbed.weights("folder")
+    assert run.trained() == undisturbed_pair.trained()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conditions import eventually
 from kind.cluster import SYSTEM, Namespace, Run, kubectl, trainyard
-from kind.runs import SELDOM_STEPS, seldom_saving, small_run
+from kind.runs import PAIR_STEPS, seldom_saving, small_run
 
 
 def tell(kubeconfig: Path, run: Run, verb: str, *flags: str) -> str:
@@ -37,8 +37,8 @@ def test_a_suspended_run_saves_holds_nothing_and_resumed_ends_with_the_same_weig
     status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds after it was resumed")
     assert (status["restarts"]["total"], status.get("recoveries", [])) == (0, [])
     assert status["activeSeconds"] > suspended["activeSeconds"]
-    assert run.steps() == list(range(1, SELDOM_STEPS + 1))
-    assert run.weights("folder") == undisturbed_pair.weights("folder")
+    assert run.steps() == list(range(1, PAIR_STEPS + 1))
+    assert run.trained() == undisturbed_pair.trained()
 
 
 def test_a_run_past_its_deadline_saves_and_fails_and_its_time_to_live_may_still_be_set(namespace: Namespace) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from conditions import eventually
 from kind.cluster import Namespace, Run, trainyard
 from kind.faults import kill_rank
-from kind.runs import small_run
+from kind.runs import a_pair
 from trainyard_api.names import ANNOTATION_EXCLUDED
 
 KILLED = {"causes": ["ProcessFailed"], "exitCodes": [137], "action": "RestartExcludingNode"}
@@ -29,7 +29,7 @@ def kept_off(run: Run) -> str:
 def test_a_run_leaves_the_node_that_a_rule_excludes_until_it_is_forgiven(
     namespace: Namespace, kubeconfig: Path
 ) -> None:
-    run = namespace.apply(small_run("wary", workers=2, steps=100_000, recovery={"rules": [KILLED]}))
+    run = namespace.apply(a_pair("wary", steps=100_000, recovery={"rules": [KILLED]}))
     attempt = run.until(lambda s: s.get("stage") == "base" and s.get("phase") == "Running", 180, "trains")["attempt"]
     node = run.pod(1, "base")["spec"]["nodeName"]
     kill_rank(run, 1, "base")

@@ -4,7 +4,7 @@ import json
 
 from conditions import eventually
 from kind.cluster import Namespace, Run, kubectl
-from kind.runs import SELDOM_STEPS, seldom_saving
+from kind.runs import PAIR_STEPS, seldom_saving
 from trainyard_api.exit_codes import ExitCode
 
 
@@ -33,8 +33,8 @@ def test_an_evicted_pod_saves_its_last_step_and_no_step_is_done_again(
     [recovery] = status["recoveries"]
     assert recovery["cause"] == "Evicted"
     assert recovery["resumedStep"] >= 20, "the checkpoint of the stop, for there was no other"
-    assert run.steps() == list(range(1, SELDOM_STEPS + 1))
-    assert run.weights("folder") == undisturbed_pair.weights("folder")
+    assert run.steps() == list(range(1, PAIR_STEPS + 1))
+    assert run.trained() == undisturbed_pair.trained()
 
 
 def exit_code(namespace: Namespace, pod: str) -> int | None:

@@ -8,7 +8,7 @@ import sys
 
 from conditions import eventually
 from kind.cluster import SYSTEM, Namespace, Run, kubectl
-from kind.runs import STEPS, small_run
+from kind.runs import STEPS, a_pair, training_run
 
 
 def test_kubectl_get_tells_the_story_of_a_run(story: list[dict[str, str]]) -> None:
@@ -68,7 +68,7 @@ def test_pods_of_a_finished_run_keep_their_logs(undisturbed: Run) -> None:
 def test_deletion_eviction_and_a_dead_operator_cost_no_bit_of_the_weights(
     undisturbed: Run, namespace: Namespace, operator_pod: str
 ) -> None:
-    run = namespace.apply(small_run("stormy", steps=STEPS))
+    run = namespace.apply(training_run("stormy"))
 
     def training(attempt: int, beyond: int) -> None:
         run.until(
@@ -107,13 +107,13 @@ def test_deletion_eviction_and_a_dead_operator_cost_no_bit_of_the_weights(
         assert recovery["reformSeconds"] < 60
         assert recovery["resumedStep"] >= 10
         assert recovery["recomputedSteps"] < STEPS
-    assert run.weights("folder") == undisturbed.weights("folder")
+    assert run.trained() == undisturbed.trained()
 
 
 def test_a_crashed_rank_is_a_failure_with_its_exit_code_and_the_run_recovers(
     namespace: Namespace, undisturbed: Run
 ) -> None:
-    run = namespace.apply(small_run("crash", steps=STEPS))
+    run = namespace.apply(training_run("crash"))
     run.until(
         lambda s: s.get("stage") == "base" and (s.get("checkpoint") or {}).get("step", 0) >= 10, 120, "has a checkpoint"
     )
@@ -128,11 +128,11 @@ def test_a_crashed_rank_is_a_failure_with_its_exit_code_and_the_run_recovers(
     assert (recovery["tier"], recovery["rank"]) == ("ranks", 3)
     assert run.group("base") == group, "no pod was made anew for a rank"
     assert status["restarts"]["failures"] == 1
-    assert run.weights("folder") == undisturbed.weights("folder")
+    assert run.trained() == undisturbed.trained()
 
 
 def test_deleting_a_run_in_mid_training_leaves_nothing_behind(namespace: Namespace) -> None:
-    run = namespace.apply(small_run("brief", workers=2, steps=10_000))
+    run = namespace.apply(a_pair("brief", steps=10_000))
     run.until(lambda s: s.get("stage") == "base" and s.get("phase") == "Running", 120, "trains")
     kubectl("-n", namespace.name, "delete", "trainingrun", "brief", "--wait=false")
 

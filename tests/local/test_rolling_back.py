@@ -15,7 +15,7 @@ import importlib.abc, importlib.util, sys
 
 class Spoiling(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "trainyard_trainer.stages.pretrain":
+        if name != "trainyard_trainer.stages.training":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

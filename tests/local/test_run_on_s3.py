@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conditions import eventually
-from local_runs import LLAMA, PRETRAIN, running, stored, trainyard, write_run
+from local_runs import PRETRAIN, running, stored, trainyard, write_run
 from object_store import BUCKET, ObjectStore, connected_to, object_store
 from trainyard_api.storage import Storage, open_storage
 
@@ -22,7 +22,7 @@ STAGES = [
             "tokenizer": {"vocabSize": 300},
         },
     },
-    {"name": "base", "pretrain": PRETRAIN | {"model": {"type": "llama", "config": LLAMA}, "steps": 300}},
+    {"name": "base", "pretrain": PRETRAIN},
     {"name": "report", "workers": {"count": 1}, "evaluate": {"model": "base", "data": "corpus", "sequenceLength": 64}},
     {"name": "model", "export": {"model": "base"}},
 ]
@@ -81,7 +81,7 @@ def test_every_artifact_is_in_the_bucket_with_the_digests_that_it_names(folder: 
 
 def test_a_run_that_resumed_has_a_line_for_each_step(folder: Path) -> None:
     rows = [json.loads(line) for line in made().read("base/metrics.jsonl").splitlines()]
-    assert {row["step"] for row in rows} == set(range(1, 301))
+    assert {row["step"] for row in rows} == set(range(1, PRETRAIN["steps"] + 1))
     assert [row["attempt"] for row in rows] == sorted(row["attempt"] for row in rows)
     assert len({row["attempt"] for row in rows}) == 2
     assert rows[-1]["held_out_loss"] > 0
@@ -92,7 +92,7 @@ def test_the_commands_read_the_bucket_and_nothing_of_the_run_stays_in_scratch(fo
     assert plot.returncode == 0, plot.stderr
     assert (folder / "tiny.png").stat().st_size > 10_000
     assert "Succeeded" in trainyard(folder, "get", "tiny").stdout
-    assert "[agent] checkpoint step=300" in trainyard(folder, "logs", "tiny").stdout
+    assert f"[agent] checkpoint step={PRETRAIN['steps']}" in trainyard(folder, "logs", "tiny").stdout
     assert not list((folder / ".trainyard").glob("runs/*/*/scratch/*"))
 
 

@@ -21,7 +21,8 @@ from trainyard_api.crd import custom_resource_definition
 from trainyard_api.model import explain_errors
 from trainyard_api.objectives import ModelType, Objective
 from trainyard_api.run import TrainingRun
-from trainyard_api.stages import DEEPSPEED_OWNED, KINDS, MODEL_OWNED
+from trainyard_api.stages import KINDS
+from trainyard_api.training_stages import DEEPSPEED_OWNED, MODEL_OWNED
 
 Schema = dict[str, Any]
 SCHEMA: Schema = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

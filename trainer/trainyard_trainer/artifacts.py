@@ -11,7 +11,7 @@ import math
 import mmap
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -76,7 +76,7 @@ def finished_artifact(group: Group) -> Artifact | None:
     """The artifact of an earlier attempt at the same job, reported again; None if there is none."""
     if (written := _stored(group)) is None:
         return None
-    there = _parsed(written, f"{group.storage.uri}/{ARTIFACT}", group.job.kind)
+    there = _parsed(written, f"{group.storage.uri}/{ARTIFACT}", (group.job.kind,))
     if there["settingsDigest"] != settings_digest(group):
         raise PermanentError(
             f"{group.storage.uri} holds an artifact that run {there['run']} made with other settings or inputs, and "
@@ -97,7 +97,7 @@ def sources_may_have_changed(group: Group) -> bool:
 def own_artifact(group: Group) -> dict[str, Any] | None:
     """The content of the stage's artifact.json, None if there is none."""
     written = _stored(group)
-    return None if written is None else _parsed(written, f"{group.storage.uri}/{ARTIFACT}", group.job.kind)
+    return None if written is None else _parsed(written, f"{group.storage.uri}/{ARTIFACT}", (group.job.kind,))
 
 
 def fetch_inputs(group: Group) -> None:
@@ -129,14 +129,16 @@ def _noting(group: Group) -> Note:
     return note
 
 
-def read_artifact(path: Path, kind: str) -> dict[str, Any]:
-    """The content of the artifact.json in folder `path`, which must be of `kind`."""
+def read_artifact(path: Path, *kinds: str) -> dict[str, Any]:
+    """The content of the artifact.json in folder `path`, which must be of one of these kinds."""
     file = path / ARTIFACT
     try:
         written = file.read_bytes()
     except FileNotFoundError:
-        raise PermanentError(f"{file}: missing; the {kind} stage that makes it must come first, and succeed") from None
-    return _parsed(written, str(file), kind)
+        raise PermanentError(
+            f"{file}: missing; the {' or '.join(kinds)} stage that makes it must come first, and succeed"
+        ) from None
+    return _parsed(written, str(file), kinds)
 
 
 def settings_digest(group: Group) -> str:
@@ -146,13 +148,14 @@ def settings_digest(group: Group) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _parsed(written: bytes, where: str, kind: str | None = None) -> dict[str, Any]:
+def _parsed(written: bytes, where: str, kinds: Sequence[str] = ()) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(written)
     except ValueError as error:
         raise PermanentError(f"{where}: not JSON ({error}); delete the folder and run its stage again") from None
-    if kind and content.get("kind") != kind:
-        raise PermanentError(f"{where}: kind: {content.get('kind')} where {kind} is needed; name a {kind} stage")
+    if kinds and content.get("kind") not in kinds:
+        wanted = " or ".join(kinds)
+        raise PermanentError(f"{where}: kind: {content.get('kind')} where {wanted} is needed; name a {wanted} stage")
     return content
 
 

@@ -10,6 +10,19 @@ from typing import ClassVar
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.probe import remedy
 
+_kind = "pretrain"
+
+
+def begin_stage(kind: str) -> None:
+    """Say whose settings this process has."""
+    global _kind
+    _kind = kind
+
+
+def setting(path: str) -> str:
+    """`pretrain.optimizer.beta1`: a field of the stage that runs, as its user knows it."""
+    return f"{_kind}.{path}"
+
 
 class StageError(Exception):
     """Ends a stage on purpose. `str(error)` is for the user: what, where, what to do."""

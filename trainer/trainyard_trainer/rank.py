@@ -20,7 +20,7 @@ from trainyard_api.storage import Storage
 
 from . import stopping
 from .artifacts import fetch_inputs, finished_artifact, sources_may_have_changed
-from .errors import PermanentError, StopRequested, from_exception
+from .errors import PermanentError, StopRequested, begin_stage, from_exception
 from .group import Group
 from .scratch import is_folder, make_scratch
 
@@ -49,6 +49,7 @@ def leave(code: int) -> NoReturn:
 
 def run(group: Group) -> int:
     """Run the group's stage, report why it failed if it does, and return the exit code."""
+    begin_stage(group.job.kind)
     try:
         make_output(group)
         if sources_may_have_changed(group) or not finished_artifact(group):

@@ -57,7 +57,7 @@ def plot_command(options: argparse.Namespace) -> int:
 
 def plot(home: Home, run: TrainingRun, output: Path) -> list[Path]:
     """Draw the curve of each pretrain stage that has begun; several stages get their names into the file's."""
-    stages = [stage.name for stage in run.spec.stages if stage.kind == "pretrain"]
+    stages = [stage.name for stage in run.spec.stages if stage.training]
     drawn = []
     for name in stages:
         try:

@@ -230,7 +230,7 @@ def _within_window(seen: Observation) -> tuple[Failure, ...]:
 
 
 def _failure(seen: Observation, end: End) -> Failure:
-    agent = seen.agent if seen.stage.kind == "pretrain" else None
+    agent = seen.agent if seen.stage.training else None
     reached = agent.progress.step if agent and agent.progress else agent.resumed_step if agent else None
     return Failure(
         time=format_time(seen.now),

@@ -22,7 +22,7 @@ def grace_seconds(seen: Observation) -> int:
     """The grace period of pods that are made now, in whole seconds."""
     if given := seen.run.spec.recovery.grace_seconds:
         return given
-    if seen.stage.kind != "pretrain":  # nothing to save: its ranks leave at once
+    if not seen.stage.training:  # nothing to save: its ranks leave at once
         return LEAST_SECONDS
     checkpoint, progress = seen.checkpoint, seen.status.progress
     if checkpoint is None or checkpoint.durable_seconds is None:

@@ -22,7 +22,7 @@ def running(seen: Observation) -> Decision | None:
     if agent is None:
         return nothing(seen, look_again)
     up = agent.resumed_step is not None or agent.progress is not None
-    trains = seen.stage.kind == "pretrain"
+    trains = seen.stage.training is not None
     progress = shown(agent.progress) if agent.progress else seen.status.progress
     if progress and seen.agent_changed:
         progress = progress.model_copy(update={"heartbeat_time": format_time(seen.agent_changed)})
@@ -77,7 +77,7 @@ def _clocked(seen: Observation, agent: AgentState) -> tuple[Recovery, ...]:
     if last.attempt != seen.status.attempt - 1:  # the run was suspended before it ran again
         return seen.status.recoveries
     resumed = agent.resumed_step
-    if resumed is None and seen.stage.kind == "pretrain":  # what it reports is of its inputs, on their way
+    if resumed is None and seen.stage.training:  # what it reports is of its inputs, on their way
         return seen.status.recoveries
     lost = max(0, last.step - resumed) if last.step is not None and resumed is not None else None
     update = {

@@ -4,8 +4,8 @@ or the settings, and the hardware only if all of it happened on one node. So one
 
 from itertools import takewhile
 
-from trainyard_api.stages import PretrainStage
 from trainyard_api.status import ExcludedNode, Failure
+from trainyard_api.training_stages import TrainingStage
 
 from .causes import End
 from .observation import Observation, last_progress
@@ -45,7 +45,7 @@ def _place(failure: Failure) -> tuple[bool, str, int | None]:
 def _sequences(seen: Observation, step: int) -> str:
     """Which sequences a step trains on: counted from a step whose place in the order of data is known."""
     progress, settings = last_progress(seen), seen.stage.settings
-    if progress is None or progress.position is None or not isinstance(settings, PretrainStage):
+    if progress is None or progress.position is None or not isinstance(settings, TrainingStage):
         return ""
     first = progress.position + (step - progress.step) * settings.global_batch
     return f"sequences {first} to {first + settings.global_batch - 1} in the order of data are its batch; "

@@ -13,35 +13,33 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVarTuple
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """The wall clock of everything simulated when its loop begins."""
 PROCESS: ContextVar[str] = ContextVar("process", default="")
 """Of which process what happens is; none: of the world around them."""
 
+Ts = TypeVarTuple("Ts")
+
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Time stands still while code runs; with `work_takes_time` it passes with the processor's time that the code takes: it
-    waits for nothing that is real, so this is what a wall clock would show on a machine with nothing else to do.
-    """
+    """Time stands still while code runs."""
 
     _ready: deque[Any]
     _scheduled: list[Any]
 
-    def __init__(self, *, work_takes_time: bool = False) -> None:
+    def __init__(self) -> None:
         self._ahead = 0.0
-        self._work = time.process_time if work_takes_time else lambda: 0.0
-        self._began = self._work()
         self._frozen: dict[str, tuple[list[Any], list[Any]]] = {}
         """For each process that is frozen, what was ready and what is due later."""
         super().__init__(_Skipping(self._skip))
 
     def time(self) -> float:
         """Seconds since the loop was made."""
-        return self._ahead + self._work() - self._began
+        return self._ahead
 
     def now(self) -> datetime:
         """The same as a wall clock shows it."""
@@ -76,6 +74,52 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _skip(self, seconds: float) -> None:
         self._ahead += seconds
+
+
+class WorkingTimeLoop(VirtualTimeLoop):
+    """Time passes with the processor's time that the code of processes takes, as a wall clock would show it on a machine with
+    nothing else to do. The world around them is on other machines: what it takes does not count.
+    """
+
+    def __init__(self) -> None:
+        self._free = time.process_time()
+        """The processor's time that does not count."""
+        self._stopped: float | None = None
+        """The processor's time at which the clock was stopped, while it stands."""
+        super().__init__()
+
+    def time(self) -> float:
+        """Seconds since the loop was made."""
+        worked = time.process_time() if self._stopped is None else self._stopped
+        return super().time() + worked - self._free
+
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As every loop's; what belongs to no process costs no time."""
+        if _of_process(context):
+            return super().call_soon(callback, *args, context=context)
+        return super().call_soon(self._off_the_clock, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As every loop's; what belongs to no process costs no time."""
+        if _of_process(context):
+            return super().call_at(when, callback, *args, context=context)
+        return super().call_at(when, self._off_the_clock, callback, *args, context=context)
+
+    def _off_the_clock(self, callback: Callable[[*Ts], object], *args: *Ts) -> None:
+        self._stopped = time.process_time()
+        try:
+            callback(*args)
+        finally:
+            self._free += time.process_time() - self._stopped
+            self._stopped = None
+
+
+def _of_process(context: Context | None) -> bool:
+    return (PROCESS.get() if context is None else context.get(PROCESS, "")) != ""
 
 
 class _Skipping(selectors.SelectSelector):

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from training import TINY, a_job
 from trainyard_api.checkpoint import Manifest
-from trainyard_api.stages import PretrainStage
+from trainyard_api.training_stages import PretrainStage
 from trainyard_trainer.checkpoint.restore import load_state, load_weights
 from trainyard_trainer.checkpoint.snapshot import Snapshot, lay_out
 from trainyard_trainer.checkpoint.tensors import Shards, training_of

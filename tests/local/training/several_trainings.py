@@ -15,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed
+from trainyard_api.training_stages import PretrainStage
 from trainyard_trainer.data.batch import Batch
 from trainyard_trainer.engine import processes
 from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.group import Group
-from trainyard_trainer.stages import evaluate, pretrain
+from trainyard_trainer.stages import evaluate, training
 
 
 class RecordedBatches(Batches):
@@ -30,28 +31,29 @@ class RecordedBatches(Batches):
                 yield batch
 
 
-pretrain.Batches = RecordedBatches
+training.Batches = RecordedBatches
 group = Group.from_environment()
 device = processes.join(group)
 processes.join, processes.leave = lambda _: device, lambda: None  # for evaluations: these ranks are connected once
-for training in json.loads(sys.argv[1]):
-    output = group.output / training["name"]
+for each in json.loads(sys.argv[1]):
+    output = group.output / each["name"]
     if group.rank == 0:
         output.mkdir()
-        if fork := training.get("fork"):
+        if fork := each.get("fork"):
             [checkpoint] = (group.output / fork["name"]).glob(f"checkpoints/step-{fork['step']:08}-a*")
             shutil.copytree(checkpoint, output / "checkpoints" / checkpoint.name)
     torch.distributed.barrier()
-    inputs = dict(group.inputs) | {field: Path(folder) for field, folder in training.get("inputs", {}).items()}
-    if weights := training.get("weights"):
+    inputs = dict(group.inputs) | {field: Path(folder) for field, folder in each.get("inputs", {}).items()}
+    if weights := each.get("weights"):
         inputs["model.stage"] = group.output / weights
     uris = {field: f"file://{folder}" for field, folder in inputs.items()}
-    told = {"settings": training["settings"], "output_uri": f"file://{output}", "inputs": uris}
-    pretrain.train(replace(group, job=group.job.model_copy(update=told), output=output, inputs=inputs), device)
+    told = {"settings": each["settings"], "output_uri": f"file://{output}", "inputs": uris}
+    trained = replace(group, job=group.job.model_copy(update=told), output=output, inputs=inputs)
+    training.train_connected(trained.settings(PretrainStage), trained, device)
     torch.distributed.barrier()
-    if settings := training.get("evaluate"):
+    if settings := each.get("evaluate"):
         inputs = {"model": output, "data": inputs["data"]}
-        output = group.output / f"{training['name']}-evaluated"
+        output = group.output / f"{each['name']}-evaluated"
         output.mkdir(exist_ok=True)
         uris = {field: f"file://{folder}" for field, folder in inputs.items()}
         told = {"kind": "evaluate", "settings": settings, "output_uri": f"file://{output}", "inputs": uris}

@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from training import TINY, Ranks, a_job, committed, held_out_losses, losses, metric_lines, shard_digests
 from trainyard_api.checkpoint import read_manifest
-from trainyard_api.stages import PretrainStage
 from trainyard_api.storage import Files
+from trainyard_api.training_stages import PretrainStage
 from trainyard_trainer.checkpoint.tensors import Shards, Stored
 from trainyard_trainer.checkpoint.trained import load_trained
 from trainyard_trainer.data.objectives.next_token import NextToken

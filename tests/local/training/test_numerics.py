@@ -14,7 +14,7 @@ from trainyard_trainer.data.mixture import Mixture
 from trainyard_trainer.data.objectives.next_token import NextToken
 from warm_ranks import WarmRanks
 
-GRADIENTS = "trainyard_trainer.stages.pretrain:Engine.gradients"
+GRADIENTS = "trainyard_trainer.stages.training:Engine.gradients"
 SETTINGS: dict[str, Any] = TINY | {
     "model": TINY_GPT2_WITH_DROPOUT | {"config": TINY_GPT2_WITH_DROPOUT["config"] | {"tie_word_embeddings": False}},
     "steps": 9,

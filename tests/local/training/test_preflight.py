@@ -10,7 +10,7 @@ from warm_ranks import WarmRanks
 
 def test_a_rank_that_can_not_write_is_named_and_one_attempt_later_all_is_well(corpus: Path, tmp_path: Path) -> None:
     job = a_job("pretrain", tmp_path / "base", TINY, {"data": corpus})
-    ranks = WarmRanks(job, hold="trainyard_trainer.stages.pretrain:preflight", LOCAL_RANK="0")
+    ranks = WarmRanks(job, hold="trainyard_trainer.stages.training:preflight", LOCAL_RANK="0")
     ranks.until_held()
     resource.prlimit(ranks.processes[1].pid, resource.RLIMIT_NOFILE, (3, 3))
     ranks.release()

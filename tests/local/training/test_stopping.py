@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ SETTINGS: dict[str, Any] = TINY | {
 }
 EVALUATE = {"model": "base", "data": "corpus", "sequenceLength": 16, "microBatch": 1}
 STAGES = "trainyard_trainer.stages"
-TRAIN_STEP = f"{STAGES}.pretrain:Engine.gradients"
+TRAIN_STEP = f"{STAGES}.training:Engine.gradients"
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,10 @@ def tell(ranks: Ranks, *told: int) -> None:
 
 STOPPED = [ExitCode.STOPPED] * 2
 AT_ONCE = {
-    "before the ranks are connected": ("pretrain", f"{STAGES}.pretrain:processes.join", (), STOPPED),
+    "before the ranks are connected": ("pretrain", f"{STAGES}.training:processes.join", (), STOPPED),
     "while data are opened": ("pretrain", "trainyard_trainer.data.objectives.next_token:NextToken.open", (), STOPPED),
     "while the model is built": ("pretrain", "trainyard_trainer.models.origin:build_model", (), STOPPED),
-    "while a checkpoint is looked for": ("pretrain", f"{STAGES}.pretrain:Checkpoints.newest", (), STOPPED),
+    "while a checkpoint is looked for": ("pretrain", f"{STAGES}.training:Checkpoints.newest", (), STOPPED),
     "in the first step": ("pretrain", TRAIN_STEP, (), STOPPED),
     "when one rank alone is told, its peer loses it": (
         "pretrain",
@@ -91,10 +92,10 @@ def resumed(job: Job, attempt: int = 2) -> int:
 
 AGREED = {
     "between two saves": (TRAIN_STEP, 6, 6),
-    "while a batch is waited for": (f"{STAGES}.pretrain:Ahead.micro_batches", 6, 6),
+    "while a batch is waited for": (f"{STAGES}.training:Ahead.micro_batches", 6, 6),
     "at the last step": (TRAIN_STEP, LAST, LAST),
-    "in a validation": (f"{STAGES}.pretrain:Engine.sequence_losses", 3, 4),
-    "in the validation of the last step": (f"{STAGES}.pretrain:Engine.sequence_losses", 23, LAST),
+    "in a validation": (f"{STAGES}.training:Engine.sequence_losses", 3, 4),
+    "in the validation of the last step": (f"{STAGES}.training:Engine.sequence_losses", 23, LAST),
 }
 """What a rank is held in, at which call, and the step that is saved then. A validation is 10 calls."""
 
@@ -150,13 +151,16 @@ def test_when_the_grace_period_is_too_short_the_checkpoint_before_stands(
 
     ranks = WarmRanks(job, attempt=2, hold=TRAIN_STEP, at_call=2)
     ranks.until_held()
-    os.kill(ranks.writers()[0], signal.SIGSTOP)
+    writer = ranks.writers()[0]
+    os.kill(writer, signal.SIGSTOP)
     tell(ranks)
     ranks.release()
     eventually(lambda: list(ranks.output.glob("checkpoints/*8*/rank-00001*")), 20, "a last save", ranks.said)
     for process in ranks.processes:
         process.kill()
     assert ranks.wait(20) == [-signal.SIGKILL] * 2
+    with suppress(ProcessLookupError):  # stopped before it had asked to end with its rank
+        os.kill(writer, signal.SIGKILL)
     assert committed_steps(ranks.output) == before
     assert resumed(job, attempt=3) == before[-1] == 6
     assert shard_digests(ranks.output, LAST) == shard_digests(trained.output, LAST)

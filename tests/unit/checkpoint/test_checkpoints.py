@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from engines import CURSOR, an_engine
+from engines import CURSOR, an_engine, pretrain_connected
 from training import TINY, TINY_LLAMA, a_job
 from trainyard_api.checkpoint import Cursor, CursorPart, committed
 from trainyard_api.checkpoint_settings import CheckpointSettings
-from trainyard_api.stages import ModelSettings, PretrainStage
+from trainyard_api.training_stages import ModelSettings, PretrainStage
 from trainyard_trainer.checkpoint.restore import load_state, load_weights, refuse_other_training
 from trainyard_trainer.checkpoint.saving import Saving
 from trainyard_trainer.checkpoint.store import Checkpoints
@@ -22,7 +22,6 @@ from trainyard_trainer.engine.randomness import restore_streams, save_streams, s
 from trainyard_trainer.errors import PermanentError, RetryableError
 from trainyard_trainer.group import Group
 from trainyard_trainer.models.build import build_model, model_config
-from trainyard_trainer.stages.pretrain import train
 
 
 @pytest.fixture(scope="session")
@@ -298,7 +297,7 @@ def test_training_that_diverges_says_at_which_step(device: torch.device, group: 
     broken = TINY | {"model": {"type": "llama", "config": TINY_LLAMA["config"] | {"rms_norm_eps": -1.0}}}
     job = group.job.model_copy(update={"settings": broken})
     with pytest.raises(PermanentError, match="diverged at step 1: loss nan"):
-        train(replace(group, job=job), device)
+        pretrain_connected(replace(group, job=job), device)
 
 
 def test_a_mixture_whose_weights_have_changed_is_not_trained_on(
@@ -313,7 +312,7 @@ def test_a_mixture_whose_weights_have_changed_is_not_trained_on(
         }
         inputs = {f"mixture[{number}].data": corpus for number in range(2)}
         job = a_job("pretrain", output, settings, inputs)
-        train(replace(group, job=job, output=output, inputs=inputs), device)
+        pretrain_connected(replace(group, job=job, output=output, inputs=inputs), device)
 
     output = tmp_path / "base"
     output.mkdir()

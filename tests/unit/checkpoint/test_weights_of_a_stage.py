@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from engines import pretrain_connected
 from preparing import put, run_prepare
 from training import TINY, TINY_GPT2_WITH_DROPOUT, a_job
 from trainyard_trainer.artifacts import read_artifact
 from trainyard_trainer.errors import PermanentError
 from trainyard_trainer.group import Group
-from trainyard_trainer.stages.pretrain import train
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def base(device: torch.device, corpus: Path, tmp_path_factory: pytest.TempPathFa
     output = tmp_path_factory.mktemp("run") / "base"
     output.mkdir()
     settings = TINY | {"model": TINY_GPT2_WITH_DROPOUT, "steps": 1}
-    train(a_group(output, settings, {"data": corpus}), device)
+    pretrain_connected(a_group(output, settings, {"data": corpus}), device)
     return output
 
 
@@ -32,7 +32,7 @@ def a_group(output: Path, settings: dict[str, Any], inputs: dict[str, Path]) -> 
 
 def begin(device: torch.device, output: Path, base: Path, data: Path, **settings: Any) -> None:
     further = TINY | {"model": {"stage": "base"}} | settings
-    train(a_group(output, further, {"data": data, "model.stage": base}), device)
+    pretrain_connected(a_group(output, further, {"data": data, "model.stage": base}), device)
 
 
 def test_tokens_must_be_those_that_the_weights_know(device: torch.device, base: Path, tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from preparing import put, run_prepare
 from training import TINY, a_corpus, a_job
-from trainyard_api.stages import PretrainStage
+from trainyard_api.training_stages import PretrainStage
 from trainyard_trainer.data.objectives.next_token import NextToken
 from trainyard_trainer.data.objectives.objective import Sample
 from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.errors import PermanentError
 from trainyard_trainer.group import Group
-from trainyard_trainer.stages.pretrain import refuse_mixed_tokenizers
+from trainyard_trainer.stages.training import refuse_mixed_tokenizers
 
 OUTPUT = Path("/storage/base")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from families import FAMILIES
 from trainyard_api.objectives import OBJECTIVES
-from trainyard_api.stages import ModelSettings
+from trainyard_api.training_stages import ModelSettings
 from trainyard_trainer.models.build import build_model, model_config
 
 PAGE = Path(__file__).parents[3] / "docs/models.md"

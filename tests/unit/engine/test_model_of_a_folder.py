@@ -13,7 +13,7 @@ from preparing import MANY, put, run_prepare
 from tokenizers import Tokenizer
 from training import TINY, a_job
 from trainyard_api.objectives import OBJECTIVES
-from trainyard_api.stages import ModelSettings, PretrainStage
+from trainyard_api.training_stages import ModelSettings, PretrainStage
 from trainyard_trainer.data.objectives.choose import completed
 from trainyard_trainer.data.special_tokens import add_tokens, special_tokens
 from trainyard_trainer.data.tokenizer import copy_tokenizer

@@ -10,7 +10,7 @@ import torch
 from families import FAMILIES
 from torch.nn.functional import cross_entropy
 from trainyard_api.objectives import OBJECTIVES
-from trainyard_api.stages import ModelSettings
+from trainyard_api.training_stages import ModelSettings
 from trainyard_trainer.data.batch import IGNORED, Batch
 from trainyard_trainer.data.objectives.choose import completed, objective_of
 from trainyard_trainer.data.objectives.objective import Objective, Sample

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 from trainyard_api.optimizer_settings import ScheduleSettings
-from trainyard_api.stages import PretrainStage
+from trainyard_api.training_stages import PretrainStage
 from trainyard_trainer.engine.schedule import learning_rate
 
 PEAK = 1e-3

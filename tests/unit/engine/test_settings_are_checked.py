@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from training import TINY, TINY_GPT2_WITH_DROPOUT, TINY_LLAMA, a_corpus, a_job
-from trainyard_api.stages import ModelSettings, PretrainStage
+from trainyard_api.training_stages import ModelSettings, PretrainStage
 from trainyard_trainer.data.objectives.next_token import NextToken
 from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.engine.configuration import deepspeed_configuration
@@ -80,9 +80,9 @@ DEEPSPEED_MISTAKES = {
     "sequence parallelism": ({"sequence_parallel_size": 2}, r"pretrain\.deepspeed\.sequence_parallel_size: .*on GPUs"),
     "activation checkpointing by DeepSpeed": (
         {"activation_checkpointing": {"partition_activations": True}},
-        r"pretrain\.deepspeed\.activation_checkpointing: .*set pretrain\.activationCheckpointing",
+        r"pretrain\.deepspeed\.activation_checkpointing: .*set activationCheckpointing",
     ),
-    "DeepCompile": ({"compile": {"deepcompile": True}}, r"pretrain\.deepspeed\.compile: .*set pretrain\.compile"),
+    "DeepCompile": ({"compile": {"deepcompile": True}}, r"pretrain\.deepspeed\.compile: .*set compile"),
     "ZeRO that is no object": ({"zero_optimization": 2}, r"pretrain\.deepspeed\.zero_optimization: must be an object"),
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from training import TINY, a_job
-from trainyard_api.stages import PretrainStage
+from trainyard_api.training_stages import PretrainStage
 from trainyard_trainer.group import Group
 from trainyard_trainer.pulse import Pulse
 from trainyard_trainer.stages.progress import TrainingProgress

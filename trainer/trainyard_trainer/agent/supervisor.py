@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from trainyard_api.exit_codes import ExitCode
 from trainyard_api.protocol import AgentState, Assignment, PeerState, Report, Termination
+from trainyard_api.stages import TRAINING_KINDS
 
 from ..held import Held
 from .attempt import Attempt, now
@@ -30,7 +31,7 @@ FINAL = (ExitCode.DONE, ExitCode.PERMANENT)
 """Ends that no further attempt changes."""
 ENDED = ("succeeded", "failed")
 """Phases of an agent of which nothing more is to be heard in its attempt: it leaves, or waits for the next."""
-WARMED = ("pretrain", "evaluate")
+WARMED = (*TRAINING_KINDS, "evaluate")
 """Kinds of stages whose ranks import for seconds."""
 
 

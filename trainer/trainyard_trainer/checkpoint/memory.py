@@ -27,6 +27,7 @@ from trainyard_api.status import RestoredFrom
 
 from ..credentials import token, trust
 from ..engine.processes import gather
+from ..errors import setting
 from ..group import Group
 from ..held import Held
 from .store import Checkpoints
@@ -211,6 +212,6 @@ def room(neighbourhood: Neighbourhood, shard_bytes: int) -> Room:
         return Room([alone], outlives=False)
     trouble = (
         f"no snapshot outlives its rank: they need {needed / 1e6:,.0f} MB of a worker's memory, and "
-        f"{budget / 1e6:,.0f} MB are allowed; raise pretrain.checkpoint.memoryBudget or resources.memory"
+        f"{budget / 1e6:,.0f} MB are allowed; raise {setting('checkpoint.memoryBudget')} or resources.memory"
     )
     return Room([alone], outlives=False, trouble=trouble)

@@ -11,24 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 from trainyard_api.checkpoint import Cursor, Manifest
-from trainyard_api.stages import PretrainStage
+from trainyard_api.training_stages import TrainingStage
 
 from ..engine.engine import Engine
 from ..engine.randomness import restore_streams, seed_streams
 from ..engine.state import MASTER
-from ..errors import PermanentError
+from ..errors import PermanentError, setting
 from ..group import Group
 from .tensors import Piece, Shards
 
-_CURSOR_FIELDS = {
-    "seed": "seed",
-    "global_batch": "pretrain.globalBatch",
-    "sequence_length": "pretrain.sequenceLength",
-    "objective": "pretrain.objective",
-}
+_CURSOR_FIELDS = {"global_batch": "globalBatch", "sequence_length": "sequenceLength", "objective": "objective"}
 
 
-def refuse_other_training(manifest: Manifest, cursor: Cursor, stage: PretrainStage) -> None:
+def refuse_other_training(manifest: Manifest, cursor: Cursor, stage: TrainingStage) -> None:
     """PermanentError if going on would mean another order of data than before, or if more steps are done than asked for."""
     for name, was, now in _compared(manifest.cursor, cursor, stage):
         if was != now:
@@ -37,18 +32,21 @@ def refuse_other_training(manifest: Manifest, cursor: Cursor, stage: PretrainSta
                 "the run another name to train from the start"
             )
     if manifest.step > stage.steps:
-        raise PermanentError(f"pretrain.steps: {stage.steps}, but the checkpoint has {manifest.step} done; raise it")
+        raise PermanentError(
+            f"{setting('steps')}: {stage.steps}, but the checkpoint has {manifest.step} done; raise it"
+        )
 
 
-def _compared(there: Cursor, here: Cursor, stage: PretrainStage) -> Iterator[tuple[str, Any, Any]]:
+def _compared(there: Cursor, here: Cursor, stage: TrainingStage) -> Iterator[tuple[str, Any, Any]]:
     """(field of the settings, its value in the checkpoint, its value now) of all that defines the order of data."""
+    yield "seed", there.seed, here.seed
     for field, name in _CURSOR_FIELDS.items():
-        yield name, getattr(there, field), getattr(here, field)
-    whole = "pretrain.mixture" if stage.mixture else "pretrain.data"
+        yield setting(name), getattr(there, field), getattr(here, field)
+    whole = setting("mixture") if stage.mixture else setting("data")
     yield whole, f"{len(there.parts)} corpora", f"{len(here.parts)} corpora"
     for field, was, now in zip(stage.parts, there.parts, here.parts, strict=True):
-        yield f"pretrain.{field}", was.digest, now.digest
-        yield f"pretrain.{field.removesuffix('.data')}.weight", was.weight, now.weight
+        yield setting(field), was.digest, now.digest
+        yield setting(f"{field.removesuffix('.data')}.weight"), was.weight, now.weight
 
 
 def load_weights(model: nn.Module, manifest: Manifest, shards: Shards) -> None:
@@ -67,7 +65,7 @@ def refuse_other_model(model: nn.Module, manifest: Manifest) -> None:
     for name in shapes | manifest.parameters:
         if shapes.get(name) != manifest.parameters.get(name):
             raise PermanentError(
-                f"pretrain.model.config: {name} is {shapes.get(name)} here and {manifest.parameters.get(name)} in the "
+                f"{setting('model.config')}: {name} is {shapes.get(name)} here and {manifest.parameters.get(name)} in the "
                 f"checkpoint of step {manifest.step}; set the model back, or give the run another name"
             )
 

@@ -32,7 +32,7 @@ from trainyard_api.status import CheckpointStatus
 from ..artifacts import settings_digest
 from ..engine.engine import Engine
 from ..engine.processes import Gathering, add_up, gather
-from ..errors import PermanentError, RetryableError
+from ..errors import PermanentError, RetryableError, setting
 from .background import Answer, Writer
 from .failure import Failure, raise_any, told
 from .memory import Neighbourhood, room
@@ -150,7 +150,7 @@ class Saving:
             self._turn(started, failed)
         elif too_old:
             raise PermanentError(
-                f"pretrain.checkpoint.maxAgeSeconds: the newest checkpoint is more than {self._settings.max_age_seconds} s "
+                f"{setting('checkpoint.maxAgeSeconds')}: the newest checkpoint is more than {self._settings.max_age_seconds} s "
                 f"old; {self._trouble or self._not_saved(step)}; mend the storage and start the run again, or raise the limit"
             )
         interval = self._settings.steps_interval

@@ -1,4 +1,4 @@
-"""The model that a pretrain stage made, for the stages that come after it."""
+"""The model that a stage has trained, for the stages that come after it."""
 
 import json
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 from trainyard_api.checkpoint import BadCheckpointError, Manifest, read_manifest, read_shard
-from trainyard_api.objectives import Objective
-from trainyard_api.stages import LoraSettings
+from trainyard_api.objectives import TrainedOn
+from trainyard_api.stages import TRAINING_KINDS
 from trainyard_api.storage import Storage, open_storage
+from trainyard_api.training_stages import LoraSettings
 from transformers import PreTrainedModel
 
 from ..artifacts import read_artifact
@@ -29,7 +30,7 @@ class TrainedModel:
     """Folder with tokenizer.json."""
     sequence_length: int
     """Tokens of context that it was trained with."""
-    objective: Objective
+    objective: TrainedOn
     added_tokens: list[str]
     """Those that it has and its tokenizer hasn't, numbered behind its vocabulary."""
 
@@ -39,8 +40,8 @@ class TrainedModel:
 
 
 def load_trained(folder: Path) -> TrainedModel:
-    """Read the final checkpoint of a pretrain artifact, every byte checked."""
-    details = read_artifact(folder, "pretrain")["details"]
+    """Read the final checkpoint of a trained model's artifact, every byte checked."""
+    details = read_artifact(folder, *TRAINING_KINDS)["details"]
     checkpoint = open_storage(f"file://{folder}").at(details["checkpoint"])
     model = build_model(load_config(details["model"]), seed=0)
     if adapters := details.get("lora"):

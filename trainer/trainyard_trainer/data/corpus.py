@@ -22,7 +22,7 @@ Split = Literal["train", "heldOut"]
 FOLDERS: dict[Split, str] = {"train": "train", "heldOut": "held-out"}
 """Where each split lies in the stage's folder."""
 REASONS = ("empty", "duplicate")
-"""Why a document is dropped."""
+"""Why any document may be dropped; conversations have reasons of their own."""
 SAMPLE_BYTES = 256 * 2**20
 """Text to train the tokenizer on, at most, give or take a few pieces: beyond it merges hardly change, memory grows."""
 _PIECE = 1 << 16
@@ -56,7 +56,7 @@ class Survey:
             "files": self.files,
             "documents": self.documents,
             "kept": dict(self.kept),
-            "dropped": {reason: self.dropped[reason] for reason in REASONS},
+            "dropped": dict.fromkeys(REASONS, 0) | dict(sorted(self.dropped.items())),
             "repaired": self.repaired,
         }
 
@@ -78,6 +78,9 @@ def keep(documents: Iterator[Document], held_out_fraction: float, survey: Survey
         survey.documents += 1
         survey.files += document.file != survey.file
         survey.file = document.file
+        if document.unusable:
+            survey.dropped[document.unusable] += 1
+            continue
         if not document.text.strip():
             survey.dropped["empty"] += 1
             continue

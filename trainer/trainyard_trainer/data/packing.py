@@ -96,6 +96,7 @@ class PackedDocuments:
         [self._cut] = np.nonzero(wholes)
         self._whole_ends = np.cumsum(wholes[self._cut])
         self._rests = BestFit(np.where(rests > 0, size_of(np.maximum(rests, 1)), 0), capacity)
+        self.too_long = 0
         self.documents_cut = int(np.count_nonzero(lengths > self.whole))
         used = np.where(rests > 0, size_of(np.maximum(rests, 1)), 0).sum() + self._num_wholes * capacity
         self.real = float(used / (capacity * len(self))) if len(self) else 1.0

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainyard_api.stages import Source
 
@@ -32,6 +33,8 @@ class Document:
     file: str
     target: str | None = None
     """What is to be said about it."""
+    unusable: str | None = None
+    """Why it is left out."""
 
 
 def read_sources(sources: list[Source], root: Path) -> Iterator[Document]:
@@ -93,6 +96,8 @@ def _read_file(path: Path, source: Source, field: str) -> Iterator[Document]:
     format = _FORMATS.get(path.suffix.lower(), "text") if source.format == "auto" else source.format
     if format == "jsonl":
         yield from _read_rows(path, source, field)
+    elif format == "conversations":
+        yield from _read_conversations(path, field)
     elif source.target_field is not None:
         raise PermanentError(
             f"{field}.targetField: {_shown(path)} is no JSONL, so it has no keys; name files that are, or leave targetField out"
@@ -103,29 +108,52 @@ def _read_file(path: Path, source: Source, field: str) -> Iterator[Document]:
 
 
 def _read_rows(path: Path, source: Source, field: str) -> Iterator[Document]:
-    """A document a row; blank lines are no rows. A file without rows is one empty document."""
+    """A document a row. A file without rows is one empty document."""
     empty = True
+    for where, value, repaired in _rows(path, field):
+        empty = False
+        whole, torn = _text(value, source.text_field, where, f"{field}.textField")
+        target, torn_too = None, False
+        if source.target_field is not None:
+            target, torn_too = _text(value, source.target_field, where, f"{field}.targetField")
+        yield Document(whole, repaired or torn or torn_too, _shown(path), target)
+    if empty:
+        yield Document("", repaired=False, file=_shown(path))
+
+
+def _read_conversations(path: Path, field: str) -> Iterator[Document]:
+    """A conversation a row, as the JSON of its messages."""
+    from .conversations import UnusableError, conversation  # imports transformers, which other text does not need
+
+    for where, row, repaired in _rows(path, field):
+        try:
+            messages = conversation(row if isinstance(row, dict) else {})
+            text, torn = _decode(json.dumps(messages, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            yield Document(text, repaired or torn, _shown(path))
+        except UnusableError as error:
+            yield Document("", repaired, _shown(path), unusable=str(error))
+        except (KeyError, AttributeError, TypeError):
+            raise PermanentError(
+                f"{where}: no conversation{_keys(row)}; give `messages`, or `prompt` and `completion`, or `instruction` and "
+                f"`output`, each a text, or set {field}.format"
+            ) from None
+
+
+def _rows(path: Path, field: str) -> Iterator[tuple[str, Any, bool]]:
+    """(where it stands, the row, whether bytes of it were replaced) of each row of JSONL; blank lines are no rows."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             row, repaired = _decode(line)
             row = row.removeprefix(_BYTE_ORDER_MARK).strip()
             if not row:
                 continue
-            empty = False
             where = f"{_shown(path)}:{number}"
             try:
-                value = json.loads(row)
+                yield where, json.loads(row), repaired
             except (ValueError, RecursionError) as error:
                 raise PermanentError(
                     f"{where}: not a row of JSON ({error}); mend the row, or set {field}.format if the file is no JSONL"
                 ) from error
-            whole, torn = _text(value, source.text_field, where, f"{field}.textField")
-            target, torn_too = None, False
-            if source.target_field is not None:
-                target, torn_too = _text(value, source.target_field, where, f"{field}.targetField")
-            yield Document(whole, repaired or torn or torn_too, _shown(path), target)
-    if empty:
-        yield Document("", repaired=False, file=_shown(path))
 
 
 def _text(row: object, key: str, where: str, field: str) -> tuple[str, bool]:

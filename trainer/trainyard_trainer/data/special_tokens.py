@@ -39,14 +39,10 @@ class SpecialTokens:
 def special_tokens(folder: Path) -> SpecialTokens:
     """Those of the tokenizer in a folder. KeyError if it has none to end a document with."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    names: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (file := folder / name).exists():
-            names |= {role: value for role, value in json.loads(file.read_bytes()).items() if value}
+    names = token_names(folder)
 
     def number(*roles: str) -> int | None:
-        given = (names[role] for role in roles if role in names)
-        found = (each["content"] if isinstance(each, dict) else each for each in given)
+        found = (names[role] for role in roles if role in names)
         return next((token for name in found if (token := tokenizer.token_to_id(name)) is not None), None)
 
     end = number("eos_token", "sep_token")
@@ -61,6 +57,16 @@ def special_tokens(folder: Path) -> SpecialTokens:
         sentinels=tuple(_sentinels(tokenizer)),
         size=tokenizer.get_vocab_size(),
     )
+
+
+def token_names(folder: Path) -> dict[str, str]:
+    """`eos_token` → how it is written, for all roles that the tokenizer in a folder names."""
+    names: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (file := folder / name).exists():
+            names |= {role: value for role, value in json.loads(file.read_bytes()).items() if value}
+    given = ((role, each["content"] if isinstance(each, dict) else each) for role, each in names.items())
+    return {role: each for role, each in given if role.endswith("_token") and isinstance(each, str)}
 
 
 def add_tokens(folder: Path, names: list[str]) -> None:

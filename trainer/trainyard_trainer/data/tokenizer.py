@@ -13,14 +13,29 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+TEMPLATE_FILE = "chat_template.jinja"
 FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
 )
 """What a folder may have of a tokenizer; without the first two it has none."""
+PLAIN_TEMPLATE = """\
+{%- for message in messages %}
+{%- if message['role'] == 'assistant' %}
+{{- '<|assistant|>\\n' }}
+{%- generation %}{{ message['content'] + eos_token }}{% endgeneration %}
+{{- '\\n' }}
+{%- else %}
+{{- '<|' + message['role'] + '|>\\n' + message['content'] + '\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|assistant|>\\n' }}
+{%- endif %}"""
+"""A chat template for tokenizers that have none. Its role marks are ordinary text, so no model needs more tokens."""
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0
 """Special tokens are numbered first, then the bytes, then the merges."""
@@ -58,6 +73,20 @@ def copy_tokenizer(folder: Path, to: Path) -> None:
     for name in FILES:
         if (folder / name).exists():
             shutil.copyfile(folder / name, to / name)
+
+
+def write_template(given: str | None, folder: Path) -> None:
+    """Put a chat template beside a tokenizer; one that has none of its own gets the plain one if none is given."""
+    configured = json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template")
+    if given is not None or not (configured or (folder / TEMPLATE_FILE).exists()):
+        (folder / TEMPLATE_FILE).write_text(given or PLAIN_TEMPLATE)
+
+
+def template_of(folder: Path) -> str:
+    """The chat template that a tokenizer's folder has. KeyError if it has none."""
+    if (file := folder / TEMPLATE_FILE).exists():
+        return file.read_text()
+    return str(json.loads((folder / "tokenizer_config.json").read_bytes())["chat_template"])
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

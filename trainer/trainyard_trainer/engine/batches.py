@@ -1,6 +1,6 @@
 """The global batches of a training, and the held-out ones, from rows that an objective has packed.
 
-Parts are the splits that a mixture is made of, by the field that names each (PretrainStage.parts); `data` is one part.
+Parts are the splits that a mixture is made of, by the field that names each (TrainingStage.parts); `data` is one part.
 """
 
 import math
@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from trainyard_api.stages import PretrainStage
+from trainyard_api.training_stages import TrainingStage
 
 from ..data.batch import Batch
 from ..data.mixture import Mixture
 from ..data.objectives.objective import Objective, Rows, Sample
 from ..data.order import Order
-from ..errors import PermanentError
+from ..errors import PermanentError, setting
 from ..group import Group
 from . import processes
 from .engine import Engine
@@ -24,13 +24,13 @@ from .engine import Engine
 class Batches:
     """The global batches of training, 1, 2, …: number → this rank's micro-batches, a pure function of (seed, number)."""
 
-    def __init__(self, parts: Mapping[str, Rows], objective: Objective, stage: PretrainStage, group: Group) -> None:
+    def __init__(self, parts: Mapping[str, Rows], objective: Objective, stage: TrainingStage, group: Group) -> None:
         self.parts, self.objective, self.stage, self.group = list(parts.values()), objective, stage, group
         _refuse_small_parts(parts, stage)
         at_once = group.world_size * stage.micro_batch
         if stage.global_batch % at_once:
             raise PermanentError(
-                f"pretrain.globalBatch: {stage.global_batch} is not divisible by {group.world_size} ranks × microBatch "
+                f"{setting('globalBatch')}: {stage.global_batch} is not divisible by {group.world_size} ranks × microBatch "
                 f"{stage.micro_batch}; use a multiple of {at_once}"
             )
         self.mixture = Mixture(
@@ -91,17 +91,19 @@ class Batches:
         return {f"loss_{name}": loss / count for name, loss, count in zip(names, losses, labels, strict=False) if count}
 
 
-def _refuse_small_parts(parts: Mapping[str, Rows], stage: PretrainStage) -> None:
+def _refuse_small_parts(parts: Mapping[str, Rows], stage: TrainingStage) -> None:
     """Each part's training split holds at least its share of a global batch."""
     all_weights = sum(part.weight for part in stage.parts.values())
     for (field, part), rows in zip(stage.parts.items(), parts.values(), strict=True):
         if len(rows) * all_weights < stage.global_batch * part.weight:
             share = math.ceil(stage.global_batch * part.weight / all_weights)
-            lower = ", pretrain.sequenceLength or its weight" if stage.mixture else " or pretrain.sequenceLength"
+            lower = (
+                f", {setting('sequenceLength')} or its weight" if stage.mixture else f" or {setting('sequenceLength')}"
+            )
             raise PermanentError(
-                f"pretrain.globalBatch: {share} of {stage.global_batch} sequences come from {part.data} (pretrain.{field}), "
-                f"more than its training split holds ({len(rows)} sequences of {stage.sequence_length}); lower "
-                f"pretrain.globalBatch{lower}, or prepare more text"
+                f"{setting('globalBatch')}: {share} of {stage.global_batch} sequences come from {part.data} "
+                f"({setting(field)}), more than its training split holds ({len(rows)} sequences of {stage.sequence_length}); "
+                f"lower {setting('globalBatch')}{lower}, or prepare more text"
             )
 
 
@@ -110,7 +112,7 @@ class HeldOut:
     step and world size, with the same masks.
     """
 
-    def __init__(self, parts: Mapping[str, Rows], objective: Objective, stage: PretrainStage, group: Group) -> None:
+    def __init__(self, parts: Mapping[str, Rows], objective: Objective, stage: TrainingStage, group: Group) -> None:
         self.objective, self.stage, self.group = objective, stage, group
         self.samples = {
             field: [

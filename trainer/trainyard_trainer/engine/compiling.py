@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import PermanentError
+from ..errors import PermanentError, setting
 from ..pulse import Pulse
 
 
@@ -22,11 +22,13 @@ def refuse_without_compiler(device: torch.device) -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         raise PermanentError(
-            "pretrain.compile: torch.compile needs a C++ compiler, and this machine has none; use an image with g++, or leave "
-            "compile out"
+            f"{setting('compile')}: torch.compile needs a C++ compiler, and this machine has none; use an image with g++, or "
+            "leave compile out"
         ) from None
     if device.type == "cuda" and not has_triton():
-        raise PermanentError("pretrain.compile: torch.compile needs Triton on a GPU; install it, or leave compile out")
+        raise PermanentError(
+            f"{setting('compile')}: torch.compile needs Triton on a GPU; install it, or leave compile out"
+        )
 
 
 def tell_of_compiling(pulse: Pulse) -> None:

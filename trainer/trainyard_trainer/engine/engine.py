@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW
-from trainyard_api.stages import PretrainStage
+from trainyard_api.training_stages import TrainingStage
 
 from ..data.batch import Batch
-from ..errors import PermanentError
+from ..errors import PermanentError, setting
 from . import processes
 from .compiling import refuse_without_compiler
 from .configuration import deepspeed_configuration
@@ -33,7 +33,7 @@ from .step_times import StepTimes
 class Engine:
     """The model of one rank, with its optimizer."""
 
-    def __init__(self, model: nn.Module, stage: PretrainStage, accumulation: int, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, stage: TrainingStage, accumulation: int, device: torch.device) -> None:
         """Hand the model to DeepSpeed. A collective: every rank must come here, with the same weights."""
         configuration = deepspeed_configuration(stage, accumulation)
         self.device = device
@@ -200,5 +200,5 @@ def _initialize(model: nn.Module, optimizer: AdamW, configuration: dict[str, Any
         raise
     except Exception as error:
         what = " ".join(str(error).split())
-        raise PermanentError(f"pretrain.deepspeed: DeepSpeed refuses it: {what}") from error
+        raise PermanentError(f"{setting('deepspeed')}: DeepSpeed refuses it: {what}") from error
     return engine

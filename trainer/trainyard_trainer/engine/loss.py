@@ -19,7 +19,7 @@ from trainyard_api.memory import LOGITS_BYTES
 from trainyard_api.optimizer_settings import LossSettings
 
 from ..data.batch import IGNORED, Batch
-from ..errors import PermanentError
+from ..errors import PermanentError, setting
 
 CHUNK_BYTES = LOGITS_BYTES
 """Of a chunk's logits: the smaller, the more often the gradient of the weight is read and written. On one core, with 1,024 rows
@@ -34,7 +34,9 @@ class Loss:
     def __init__(self, model: Any, settings: LossSettings) -> None:
         self._head: nn.Module = model.get_output_embeddings()
         if type(self._head) is not nn.Linear:
-            raise PermanentError(f"pretrain.model: its output head is {type(self._head).__name__}, not a linear layer")
+            raise PermanentError(
+                f"{setting('model')}: its output head is {type(self._head).__name__}, not a linear layer"
+            )
         self._settings = settings
         self._labels_N: Tensor
         self._losses_N: Tensor

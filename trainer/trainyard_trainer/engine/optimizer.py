@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import AdamW
 from trainyard_api.optimizer_settings import OptimizerSettings, ParameterGroup
 
-from ..errors import PermanentError
+from ..errors import PermanentError, setting
 
 
 def adamw(model: nn.Module, settings: OptimizerSettings) -> AdamW:
@@ -54,6 +54,6 @@ def _refuse_groups_of_nothing(groups: list[ParameterGroup], names: list[str]) ->
         if not any(fnmatchcase(name, group.parameters) for name in names):
             near = difflib.get_close_matches(group.parameters, names, n=3, cutoff=0)
             raise PermanentError(
-                f"pretrain.optimizer.groups[{number}].parameters: {group.parameters} matches no parameter that is trained; "
-                f"names are such as {', '.join(near)}"
+                f"{setting(f'optimizer.groups[{number}].parameters')}: {group.parameters} matches no parameter that is "
+                f"trained; names are such as {', '.join(near)}"
             )

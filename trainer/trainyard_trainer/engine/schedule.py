@@ -2,10 +2,10 @@
 
 import math
 
-from trainyard_api.stages import PretrainStage
+from trainyard_api.training_stages import TrainingStage
 
 
-def learning_rate(step: int, stage: PretrainStage) -> float:
+def learning_rate(step: int, stage: TrainingStage) -> float:
     """The rate of optimizer step `step` (1 … steps): a line up to the peak, then down to its share at the last step."""
     peak, schedule = stage.optimizer.learning_rate, stage.schedule
     if step <= schedule.warmup_steps:

@@ -16,6 +16,7 @@ NAMES = {
     "MaskedLM": "masked_lm_loss",
     "SpanCorruption": "span_corruption_loss",
     "SequenceToSequence": "sequence_to_sequence_loss",
+    "Responses": "response_loss",
 }
 """The metric of each objective: nats per label."""
 

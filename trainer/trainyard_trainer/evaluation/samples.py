@@ -7,12 +7,14 @@ from tokenizers import Tokenizer
 from trainyard_api.stages import SampleSettings
 
 from ..checkpoint.trained import TrainedModel
+from ..data.conversations import ChatTokens, Message
 from ..data.special_tokens import special_tokens
 from ..errors import PermanentError
 
 
 def write_samples(trained: TrainedModel, settings: SampleSettings, seed: int) -> list[dict[str, str]]:
-    """[{prompt, text}]: what follows each prompt, which begins a document, up to an end of text or the model's context.
+    """[{prompt, text}]: what follows each prompt, which begins a document, up to an end of text or the model's context. A model
+    of conversations is told each prompt, and answers.
 
     The seed decides.
     """
@@ -24,7 +26,12 @@ def write_samples(trained: TrainedModel, settings: SampleSettings, seed: int) ->
 
 
 def _continue(trained: TrainedModel, tokenizer: Tokenizer, prompt: str, settings: SampleSettings, seed: int) -> str:
-    tokens = [special_tokens(trained.tokenizer).begin, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    asked = (
+        ChatTokens(trained.tokenizer).prompt([Message(role="user", content=prompt)])
+        if trained.objective == "Responses"
+        else tokenizer.encode(prompt, add_special_tokens=False).ids
+    )
+    tokens = [special_tokens(trained.tokenizer).begin, *asked]
     room = trained.sequence_length - len(tokens)
     if room < 1:
         raise PermanentError(

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from trainyard_api.stages import MODEL_OWNED, ModelSettings
+from trainyard_api.training_stages import MODEL_OWNED, ModelSettings
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ..errors import PermanentError
+from ..errors import PermanentError, setting
 from .families import FAMILIES, family_of
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def model_config(
         limit = given.get(positions, sequence_length)
         if not isinstance(limit, int) or limit < sequence_length:
             raise PermanentError(
-                f"pretrain.model.config.{positions}: {limit!r} is not a number of at least pretrain.sequenceLength, "
+                f"{setting(f'model.config.{positions}')}: {limit!r} is not a number of at least {setting('sequenceLength')}, "
                 f"{sequence_length}; leave it out to use that"
             )
         sizes[positions] = sequence_length
@@ -81,7 +81,9 @@ def _refuse_unknown_keys(given: dict[str, Any], config_class: type[PretrainedCon
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0)
-            raise PermanentError(f"pretrain.model.config.{key}: unknown for {config_class.model_type}; use {near[0]}?")
+            raise PermanentError(
+                f"{setting(f'model.config.{key}')}: unknown for {config_class.model_type}; use {near[0]}?"
+            )
 
 
 def _refusing(make: Callable[[], T]) -> T:
@@ -90,4 +92,4 @@ def _refusing(make: Callable[[], T]) -> T:
         return make()
     except Exception as error:
         what = f"no such name: {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise PermanentError(f"pretrain.model.config: transformers refuses it: {what}") from error
+        raise PermanentError(f"{setting('model.config')}: transformers refuses it: {what}") from error

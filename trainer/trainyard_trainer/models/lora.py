@@ -7,10 +7,10 @@ last checkpoint holds them beside the frozen weights; whoever loads it for anoth
 import warnings
 
 import torch
-from trainyard_api.stages import LoraSettings
+from trainyard_api.training_stages import LoraSettings
 from transformers import PreTrainedModel
 
-from ..errors import PermanentError
+from ..errors import PermanentError, setting
 
 
 def with_adapters(model: PreTrainedModel, settings: LoraSettings, seed: int) -> PreTrainedModel:
@@ -32,7 +32,9 @@ def with_adapters(model: PreTrainedModel, settings: LoraSettings, seed: int) -> 
         linear = sorted(
             {name.split(".")[-1] for name, each in model.named_modules() if isinstance(each, torch.nn.Linear)}
         )
-        raise PermanentError(f"pretrain.model.lora.targets: {error}; linear layers are {', '.join(linear)}") from None
+        raise PermanentError(
+            f"{setting('model.lora.targets')}: {error}; linear layers are {', '.join(linear)}"
+        ) from None
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:

@@ -98,13 +98,13 @@ def _refuse_mismatch(stage: EvaluateStage, trained: TrainedModel, group: Group) 
             f"evaluate.sequenceLength: {stage.sequence_length} is longer than the {trained.sequence_length} tokens that the "
             f"model was trained with; use {trained.sequence_length} or less"
         )
-    if stage.samples and trained.objective != "NextToken":
+    if stage.samples and trained.objective not in ("NextToken", "Responses"):
         raise PermanentError(
             f"evaluate.samples: a {trained.model.config.model_type} continues no text, only decoders do; leave it out"
         )
     if not same_tokenizer(trained.tokenizer, group.inputs["data"] / "tokenizer"):
         raise PermanentError(
-            "evaluate.data: has other tokens than the model was trained on; name the data of its pretrain"
+            "evaluate.data: has other tokens than the model was trained on; name data that was prepared with its tokenizer"
         )
 
 

@@ -9,6 +9,7 @@ One process; tokenising uses all cores that the pod may use. Everything is made 
 there when it is whole; the same files give the same bytes. There is no checkpoint: who was stopped starts anew.
 """
 
+import json
 import math
 import shutil
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import PrepareStage
@@ -25,9 +27,9 @@ from trainyard_api.storage import sync_folder
 from ..artifacts import finished_artifact, own_artifact, write_artifact
 from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
 from ..data.fetched import fetch_folder, fetch_sources, read_fetched
-from ..data.shards import TARGETS, ShardWriter, token_dtype
+from ..data.shards import RESPONSES, TARGETS, ShardWriter, token_dtype
 from ..data.special_tokens import special_tokens
-from ..data.tokenizer import FILES, copy_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from ..data.tokenizer import FILES, copy_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer, write_template
 from ..errors import PermanentError, RetryableError
 from ..group import Group
 from ..scratch import Note
@@ -58,21 +60,30 @@ def prepare(group: Group) -> Artifact:
     folder = _empty_folder(group)
     if given := _given_tokenizer(settings, group, progress.note):
         copy_tokenizer(given, folder / "tokenizer")
+        if settings.conversations:
+            write_template(settings.chat_template, folder / "tokenizer")
     else:
         texts = sample(read(Survey()), survey)
         trained = train_tokenizer(progress.noting("training the tokenizer", texts), settings.tokenizer.trained_size)
         save_tokenizer(trained, folder / "tokenizer")
     tokenizer, special = load_tokenizer(folder / "tokenizer"), special_tokens(folder / "tokenizer")
     written = Survey()
-    splits = write_splits(
-        read(written),
-        tokenizer,
-        special.end,
-        folder,
-        settings.shard_tokens,
-        pairs=settings.sources[0].target_field is not None,
-        tell=lambda documents, tokens: progress.note(f"tokenising: {tokens:,} tokens", documents, survey.kept.total()),
-    )
+
+    def tell(documents: int, tokens: int) -> None:
+        progress.note(f"tokenising: {tokens:,} tokens", documents, survey.kept.total())
+
+    if settings.conversations:
+        splits = write_conversations(read(written), folder, settings.shard_tokens, tell)
+    else:
+        splits = write_splits(
+            read(written),
+            tokenizer,
+            special.end,
+            folder,
+            settings.shard_tokens,
+            pairs=settings.sources[0].target_field is not None,
+            tell=tell,
+        )
     if written != survey:
         raise RetryableError("prepare.sources: files changed while they were read; nothing may write there meanwhile")
     _publish(folder, group.output)
@@ -161,6 +172,38 @@ def write_splits(
             if pairs:
                 for document, ids in zip(batch, tokens([each.target or "" for each in batch]), strict=True):
                     targets[document.split].write(ids, len((document.target or "").encode()))
+            tell(sum(it.num_documents for it in splits.values()), sum(it.num_tokens for it in splits.values()))
+    return splits
+
+
+def write_conversations(
+    documents: Iterator[Kept], folder: Path, shard_tokens: int, tell: Callable[[int, int], None]
+) -> dict[Split, ShardWriter]:
+    """The same of conversations, as the tokenizer's template writes them, with what the assistant says beside the tokens."""
+    from ..data.conversations import ChatTokens, UnusableError  # transformers, which other text does not need
+
+    chat = ChatTokens(folder / "tokenizer")
+    dtype = token_dtype(load_tokenizer(folder / "tokenizer").get_vocab_size())
+    with ExitStack() as open_files:
+        splits = {
+            split: open_files.enter_context(ShardWriter(folder / FOLDERS[split], dtype, shard_tokens))
+            for split in FOLDERS
+        }
+        responses = {
+            split: open_files.enter_context(
+                ShardWriter(folder / FOLDERS[split] / RESPONSES, np.dtype("u1"), shard_tokens)
+            )
+            for split in FOLDERS
+        }
+        for document in documents:
+            try:
+                tokens, learned = chat.encode(json.loads(document.text))
+            except UnusableError as error:
+                raise PermanentError(
+                    f"prepare.chatTemplate: {error}: {document.text[:200]}; give another template, or leave such rows out"
+                ) from None
+            splits[document.split].write(tokens, document.num_bytes)
+            responses[document.split].write(learned, document.num_bytes)
             tell(sum(it.num_documents for it in splits.values()), sum(it.num_tokens for it in splits.values()))
     return splits
 

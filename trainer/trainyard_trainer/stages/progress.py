@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from trainyard_api.stages import PretrainStage
 from trainyard_api.status import CheckpointStatus, Progress
+from trainyard_api.training_stages import TrainingStage
 from transformers import PretrainedConfig
 
 from ..checkpoint.memory import Found
@@ -42,7 +42,7 @@ class TrainingProgress:
     """Records steps. That a rank lives each one tells its agent; all else is rank 0's to tell."""
 
     def __init__(
-        self, stage: PretrainStage, config: PretrainedConfig, device: torch.device, group: Group, pulse: Pulse
+        self, stage: TrainingStage, config: PretrainedConfig, device: torch.device, group: Group, pulse: Pulse
     ) -> None:
         self.stage, self.group, self._device = stage, group, device
         self._utilisation = utilisation_a_token(stage, config, device, group.world_size)

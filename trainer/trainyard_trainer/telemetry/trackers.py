@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from trainyard_api.telemetry_settings import MlflowSettings, TelemetrySettings, WandbSettings
 
-from ..errors import PermanentError
+from ..errors import PermanentError, setting
 from ..group import Group
 
 
@@ -59,13 +59,13 @@ def _begin(field: str, package: str, begin: Any) -> Tracker:
         importlib.import_module(package)
     except ImportError:
         raise PermanentError(
-            f"pretrain.telemetry.{field}: {package} is not installed; use an image with `pip install 'trainyard[{field}]'`, or "
-            "leave it out"
+            f"{setting(f'telemetry.{field}')}: {package} is not installed; use an image with "
+            f"`pip install 'trainyard[{field}]'`, or leave it out"
         ) from None
     try:
         tracker: Tracker = begin()
     except Exception as error:
-        raise PermanentError(f"pretrain.telemetry.{field}: {' '.join(str(error).split())}") from error
+        raise PermanentError(f"{setting(f'telemetry.{field}')}: {' '.join(str(error).split())}") from error
     return tracker
 
 

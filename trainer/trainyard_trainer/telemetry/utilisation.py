@@ -13,11 +13,11 @@ import torch
 from trainyard_api.architecture import architecture
 from trainyard_api.hardware import of_device
 from trainyard_api.memory import layout_of
-from trainyard_api.stages import PretrainStage
+from trainyard_api.training_stages import TrainingStage
 from transformers import PretrainedConfig
 
 
-def flops_per_second_at_most(stage: PretrainStage, device: torch.device) -> float | None:
+def flops_per_second_at_most(stage: TrainingStage, device: torch.device) -> float | None:
     """Of this rank's device; None where that isn't known."""
     if stage.telemetry.peak_flops:
         return stage.telemetry.peak_flops
@@ -26,7 +26,7 @@ def flops_per_second_at_most(stage: PretrainStage, device: torch.device) -> floa
 
 
 def utilisation_a_token(
-    stage: PretrainStage, config: PretrainedConfig, device: torch.device, ranks: int
+    stage: TrainingStage, config: PretrainedConfig, device: torch.device, ranks: int
 ) -> float | None:
     """MFU at one token a second over all ranks; None where the peak or the model's FLOPs aren't known."""
     peak = flops_per_second_at_most(stage, device)

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from trainyard_api.objectives import Objective as Name
+from trainyard_api.objectives import TrainedOn
 from transformers import PretrainedConfig
 
 from ..special_tokens import MASK, SpecialTokens, sentinel
 from .masked_lm import MaskedLM
 from .next_token import NextToken
 from .objective import Objective
+from .responses import Responses
 from .sequence_to_sequence import SequenceToSequence
 from .span_corruption import SpanCorruption, longest_piece, sentinels_needed
 
@@ -27,10 +28,12 @@ def completed(tokens: SpecialTokens, model_type: str, length: int) -> tuple[Spec
     return tokens, []
 
 
-def objective_of(name: Name, config: PretrainedConfig, tokens: SpecialTokens, length: int, seed: int) -> Objective:
+def objective_of(name: TrainedOn, config: PretrainedConfig, tokens: SpecialTokens, length: int, seed: int) -> Objective:
     """For a model with these tokens (`completed`), in rows of `length` positions."""
     if name == "NextToken":
         return NextToken(length, tokens.begin)
+    if name == "Responses":
+        return Responses(length, tokens.begin)
     if name == "MaskedLM":
         assert tokens.mask is not None
         return MaskedLM(length, tokens.begin, tokens.end, tokens.mask, tokens.size, seed)

@@ -17,6 +17,8 @@ class Rows(Protocol):
     """Share of positions that hold a token of a document."""
     documents_cut: int
     """Documents that are longer than a row, so that their parts don't see each other."""
+    too_long: int
+    """Those that are left out, for they are longer than a row and can't be cut."""
 
     def __len__(self) -> int: ...
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import PermanentError
+from ...errors import PermanentError, setting
 from ..batch import Batch
 from ..packing import BestFit
 from ..shards import TARGETS, TokenShards
@@ -21,22 +21,22 @@ from .objective import Sample
 class PairRows:
     """A split of pairs, packed."""
 
-    documents_cut = 0
+    documents_cut = too_long = 0
 
     def __init__(self, folder: Path, length: int) -> None:
         if not (folder / TARGETS).is_dir():
             raise PermanentError(
-                "pretrain.objective: SequenceToSequence needs pairs, and the prepared text has none; name the key that holds "
-                "what is to be said in prepare.sources[0].targetField"
+                f"{setting('objective')}: SequenceToSequence needs pairs, and the prepared text has none; name the key that "
+                "holds what is to be said in prepare.sources[0].targetField"
             )
         self.sources, self.targets = TokenShards(folder), TokenShards(folder / TARGETS)
         lengths = [np.diff(each.document_ends.astype(np.int64), prepend=0) for each in (self.sources, self.targets)]
         longer = np.maximum(*lengths)
         if too_long := int((longer > length).sum()):
             raise PermanentError(
-                f"pretrain.sequenceLength: {too_long} of {len(longer)} pairs are longer than {length} tokens (sources of up to "
-                f"{lengths[0].max()}, targets of up to {lengths[1].max()}), and none is cut; use at least {longer.max()}, or "
-                "leave these rows out of the data"
+                f"{setting('sequenceLength')}: {too_long} of {len(longer)} pairs are longer than {length} tokens (sources of "
+                f"up to {lengths[0].max()}, targets of up to {lengths[1].max()}), and none is cut; use at least "
+                f"{longer.max()}, or leave these rows out of the data"
             )
         self._rows = BestFit(longer, length)
         self.real = float(longer.sum() / (length * len(self._rows)))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import PermanentError
+from ...errors import PermanentError, setting
 from ..batch import Batch
 from ..packing import PackedDocuments, Sizes, largest_piece
 from ..shards import TokenShards
@@ -47,7 +47,8 @@ class SpanCorruption:
         rows = CorruptedRows(TokenShards(folder), self.length)
         if (most := sentinels_needed(rows.whole)) > len(self.sentinels):
             raise PermanentError(
-                f"pretrain.sequenceLength: {self.length} needs {most} sentinels, and there are {len(self.sentinels)}; lower it"
+                f"{setting('sequenceLength')}: {self.length} needs {most} sentinels, and there are {len(self.sentinels)}; "
+                "lower it"
             )
         return rows
 

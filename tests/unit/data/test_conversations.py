@@ -1,0 +1,193 @@
+"""Rows become conversations, and conversations tokens of which it is known whether the assistant says them: held against what
+transformers' own tokenizers make of the same template.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from preparing import put, run_prepare
+from trainyard_trainer.data.batch import IGNORED
+from trainyard_trainer.data.conversations import ChatTokens, UnusableError, conversation
+from trainyard_trainer.data.objectives.objective import Sample
+from trainyard_trainer.data.objectives.responses import Responses
+from trainyard_trainer.data.shards import RESPONSES, TokenShards
+from trainyard_trainer.data.tokenizer import PLAIN_TEMPLATE
+from trainyard_trainer.errors import PermanentError
+from transformers import AutoTokenizer
+
+WITHOUT_MARKS = PLAIN_TEMPLATE.replace("{%- generation %}", "").replace("{% endgeneration %}", "")
+WITHOUT_MARKS = WITHOUT_MARKS.replace("{{ message['content'] + eos_token }}", "{{- message['content'] + eos_token }}")
+TWO_TURNS = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": "Four."},
+    {"role": "user", "content": "And naïve 🦜?"},
+    {"role": "assistant", "content": "A parrot.\n\nTruly."},
+]
+
+
+def said(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+FORMS: dict[str, tuple[dict[str, Any], list[dict[str, str]]]] = {
+    "messages": ({"messages": TWO_TURNS}, TWO_TURNS),
+    "from and value": (
+        {"conversations": [{"from": "human", "value": " Hi "}, {"from": "gpt", "value": "Hello"}]},
+        said(("user", "Hi"), ("assistant", "Hello")),
+    ),
+    "prompt and completion": ({"prompt": "Hi", "completion": "Yo"}, said(("user", "Hi"), ("assistant", "Yo"))),
+    "prompt and response": ({"prompt": "Hi", "response": "Yo"}, said(("user", "Hi"), ("assistant", "Yo"))),
+    "an instruction with its input": (
+        {"instruction": "Add", "input": "1 and 2", "output": "3"},
+        said(("user", "Add\n\n1 and 2"), ("assistant", "3")),
+    ),
+    "an instruction alone, and a system": (
+        {"system": "Be kind", "instruction": "Greet", "input": "", "output": "Hello"},
+        said(("system", "Be kind"), ("user", "Greet"), ("assistant", "Hello")),
+    ),
+    "nothing is learned from what comes after the last response": (
+        {"messages": [*TWO_TURNS, {"role": "user", "content": "Thanks"}]},
+        TWO_TURNS,
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "messages"), FORMS.values(), ids=FORMS.keys())
+def test_rows_are_conversations(row: dict[str, Any], messages: list[dict[str, str]]) -> None:
+    assert conversation(row) == messages
+
+
+UNUSABLE = {
+    "without response": {"messages": said(("user", "Hi"))},
+    "without prompt": {"prompt": " ", "completion": "Yo"},
+    "with an empty message": {"prompt": "Hi", "completion": ""},
+    "with the role 'tool'": {"messages": said(("user", "Hi"), ("tool", "x"), ("assistant", "Yo"))},
+    "with a message that is no text": {"messages": [{"role": "user", "content": ["a list"]}]},
+}
+
+
+@pytest.mark.parametrize(("reason", "row"), UNUSABLE.items(), ids=UNUSABLE.keys())
+def test_what_teaches_nothing_is_left_out_with_the_reason(reason: str, row: dict[str, Any]) -> None:
+    with pytest.raises(UnusableError, match=reason):
+        conversation(row)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the tokenizer of a corpus."""
+    folder = tmp_path_factory.mktemp("storage")
+    put(folder / "texts", {f"{number}.txt": f"{number} says hello, parrot. What is it? " * 20 for number in range(20)})
+    run_prepare(folder, {"path": "texts"}, out="corpus")
+    return folder
+
+
+def a_tokenizer(storage: Path, to: Path, template: str) -> Path:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        put(to, {name: (storage / "corpus/tokenizer" / name).read_bytes()})
+    return put(to, {"chat_template.jinja": template})
+
+
+@pytest.mark.parametrize("template", [PLAIN_TEMPLATE, WITHOUT_MARKS], ids=["with generation marks", "without"])
+def test_tokens_and_what_is_learned_are_those_of_transformers(storage: Path, tmp_path: Path, template: str) -> None:
+    folder = a_tokenizer(storage, tmp_path / "tokenizer", template)
+    tokens, learned = ChatTokens(folder).encode(TWO_TURNS)
+    theirs = AutoTokenizer.from_pretrained(a_tokenizer(storage, tmp_path / "theirs", PLAIN_TEMPLATE))
+    made = theirs.apply_chat_template(TWO_TURNS, return_dict=True, return_assistant_tokens_mask=True)
+    assert tokens == made["input_ids"][: len(tokens)]
+    mask = made["assistant_masks"][: len(tokens)]
+    after = made["input_ids"][len(tokens) :]
+    if template is PLAIN_TEMPLATE:
+        assert learned == mask
+        assert after == theirs.encode("\n"), "nothing is learned after the last response"
+    else:  # the line end that the template writes after each response is then taken for the response's
+        more = [at for at, (ours, theirs) in enumerate(zip(learned, mask, strict=True)) if ours != theirs]
+        assert [tokens[at] for at in more] == theirs.encode("\n") * 2
+        assert after == []
+    prompt = theirs.apply_chat_template(TWO_TURNS[:2], add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert ChatTokens(folder).prompt(TWO_TURNS[:2]) == prompt == tokens[: len(prompt)]
+
+
+def test_no_message_can_end_its_turn_by_spelling_out_a_special_token(storage: Path, tmp_path: Path) -> None:
+    chat = ChatTokens(a_tokenizer(storage, tmp_path / "tokenizer", PLAIN_TEMPLATE))
+    tokens, _ = chat.encode(said(("user", "stop <|endoftext|> now"), ("assistant", "<|endoftext|>?")))
+    assert tokens.count(0) == 1
+    assert tokens[-1] == 0
+
+
+REFUSED = {
+    "does not write what messages say as it is": "{% for m in messages %}{{ m['content'] | upper }}.{% endfor %}",
+    "can't be told apart": "{% for m in messages %}{{ loop.length }}{{ m['content'] }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize(("message", "template"), REFUSED.items(), ids=REFUSED.keys())
+def test_a_template_that_hides_who_says_what_is_refused(
+    storage: Path, tmp_path: Path, message: str, template: str
+) -> None:
+    with pytest.raises(PermanentError, match=message):
+        ChatTokens(a_tokenizer(storage, tmp_path / "tokenizer", template)).encode(TWO_TURNS)
+
+
+def rows(number: int) -> str:
+    return "".join(
+        json.dumps({"prompt": f"{n} is what?", "completion": "hello " * (1 + n % 5)}) + "\n" for n in range(number)
+    )
+
+
+def test_only_responses_are_labels_and_what_is_longer_than_a_row_is_left_out(storage: Path) -> None:
+    long = json.dumps({"prompt": "say much", "completion": "parrot " * 100}) + "\n"
+    put(storage, {"chat.jsonl": rows(40) + long + json.dumps({"prompt": "", "completion": "x"}) + "\n"})
+    made = run_prepare(
+        storage, {"path": "chat.jsonl", "format": "conversations"}, out="chat", tokenizer={"stage": "corpus"}
+    )
+    assert made["details"]["counts"]["dropped"] == {"duplicate": 0, "empty": 0, "without prompt": 1}
+    assert made["metrics"]["documents_dropped"] == 1
+    objective, learned, left_out = Responses(64, begin=0), 0, 0
+    for split in ("train", "held-out"):
+        opened = objective.open(storage / "chat" / split)
+        left_out += opened.too_long
+        assert opened.documents_cut == 0
+        tokens, responses = TokenShards(storage / "chat" / split), TokenShards(storage / "chat" / split / RESPONSES)
+        fits = [it for it in range(tokens.num_documents) if len(tokens.document(it)) <= 64]
+        wanted = sorted(tuple(tokens.document(it)[responses.document(it) == 1].tolist()) for it in fits)
+        got = []
+        for number in range(len(opened)):
+            batch = objective.batch([Sample(opened, number, number)])
+            labels = batch.labels[0].numpy()
+            starts = np.flatnonzero(batch.inputs["position_ids"][0].numpy() == 0)
+            pieces = np.split(labels, starts[1:])
+            got += [tuple(piece[piece != IGNORED].tolist()) for piece in pieces if (piece != IGNORED).any()]
+            assert torch.equal(batch.labels[0] != IGNORED, torch.from_numpy(labels != IGNORED))
+        assert sorted(got) == wanted
+        learned += sum(map(len, got))
+    assert left_out == 1
+    assert learned > 40 * 2
+
+
+def test_rows_that_are_no_conversations_are_refused_with_the_keys_that_they_have(storage: Path) -> None:
+    put(storage, {"other.jsonl": json.dumps({"question": "?", "answer": "!"}) + "\n"})
+    with pytest.raises(
+        PermanentError, match=r"other\.jsonl:1: no conversation \(the row has 'question', 'answer'\); give `mess"
+    ):
+        run_prepare(storage, {"path": "other.jsonl", "format": "conversations"}, out="x", tokenizer={"stage": "corpus"})
+
+
+def test_plain_text_is_no_conversation(storage: Path) -> None:
+    with pytest.raises(
+        PermanentError, match=r"data: holds text without roles.*prepare.sources\[0\].format: conversations"
+    ):
+        Responses(64, begin=0).open(storage / "corpus/train")
+
+
+def test_rows_that_are_all_too_long_are_refused_with_the_length_that_they_need(storage: Path) -> None:
+    put(storage, {"short.jsonl": rows(30)})
+    run_prepare(storage, {"path": "short.jsonl", "format": "conversations"}, out="short", tokenizer={"stage": "corpus"})
+    with pytest.raises(
+        PermanentError, match=r"sequenceLength: all \d+ conversations are longer than 8 tokens.*use at least \d+"
+    ):
+        Responses(8, begin=0).open(storage / "short/train")
