@@ -11,16 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conditions import eventually
 
 UNPACKED = Path(".venv/debian/postgresql").absolute()
 _OPTIONS = {"listen_addresses": "127.0.0.1", "shared_buffers": "16MB", "max_connections": "60", "autovacuum": "off"}
 
 
-def programs() -> Path:
-    """Where initdb and postgres are. Skips the test where they aren't."""
+def installed() -> list[Path]:
+    """Folders of initdb and postgres."""
     folders = [*Path("/usr/lib/postgresql").glob("*/bin"), *UNPACKED.glob("usr/lib/postgresql/*/bin")]
     if found := shutil.which("postgres"):
         folders.insert(0, Path(found).resolve().parent)
+    return folders
+
+
+def programs() -> Path:
+    """The first of them. Skips the test where there is none."""
+    folders = installed()
     if not folders:
         pytest.skip(
             "needs PostgreSQL, which `make test` unpacks on Debian and Ubuntu; else: apt-get install postgresql"
@@ -47,12 +54,14 @@ def postgresql() -> Iterator[str]:
         options = [f"--{name}={value}" for name, value in _OPTIONS.items()]
         command = [programs() / "postgres", "-D", data, "-p", str(port), "-k", folder, *options]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_user) as server:
-            ready = [programs() / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-t", "1"]
+            ready = [programs() / "pg_isready", "-h", "127.0.0.1", "-p", str(port)]
+
+            def answers() -> bool:
+                assert server.poll() is None, "PostgreSQL ended while it was starting"
+                return subprocess.run(ready, timeout=30, capture_output=True, check=False, **as_user).returncode == 0
+
             try:
-                for _ in range(120):
-                    if subprocess.run(ready, timeout=30, capture_output=True, check=False, **as_user).returncode == 0:
-                        break
-                    assert server.poll() is None, "PostgreSQL ended while it was starting"
+                eventually(answers, 60, "PostgreSQL answers")
                 yield f"postgresql://trainyard@127.0.0.1:{port}/postgres"
             finally:
                 server.terminate()  # smart: waits for clients

@@ -16,18 +16,15 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, Table, create_engine, event, func, insert, or_, select, text, update
+from sqlalchemy import Connection, Engine, Table, create_engine, event, func, insert, not_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from ..errors import PermanentError, RetryableError
-from . import tables
 from .items import Item, judgeable
-from .tables import annotators, items, state, tasks, votes
+from .tables import annotators, items, retired, state, tasks
 
-RETIRING_SKIPS = 3
-"""An item skipped so often is asked of nobody else, and wanted no more: nothing waits for ever for what nobody can judge."""
 _MIGRATING = 0x747261696E
 """PostgreSQL's advisory lock under which tables are made, for servers that start at once."""
 
@@ -108,7 +105,8 @@ class Database:
             ]
             if wanted:
                 connection.execute(insert(tasks), wanted)
-            settings = {"overlap": overlap, "repeats": repeats}
+            slots = connection.scalar(select(func.count()).where(tasks.c.slot.is_not(None)))
+            settings = {"overlap": overlap, "repeats": repeats, "slots": slots}
             if not connection.execute(update(state).values(settings)).rowcount:
                 connection.execute(insert(state).values(id=1, **settings))
             total = connection.scalar(select(func.count()).select_from(items)) or 0
@@ -172,10 +170,13 @@ def open_database(url: str) -> Database:
 
 def tally(connection: Connection) -> Tally:
     """The same inside a transaction."""
-    wanted = tasks.c.slot.is_not(None) & or_(tasks.c.done, items.c.skips < RETIRING_SKIPS)
-    done = func.count().filter(tasks.c.done)
-    row = connection.execute(select(done, func.count()).select_from(tasks.join(items)).where(wanted)).one()
-    return Tally(*row)
+    of_a_slot = tasks.c.slot.is_not(None)
+    done = select(func.count()).where(tasks.c.done, of_a_slot).scalar_subquery()
+    # Asked of each retired item, of which there are few: joined, SQLite would look at every open task.
+    of_item = select(func.count()).where(tasks.c.item == items.c.id, not_(tasks.c.done), of_a_slot)
+    given_up = select(func.coalesce(func.sum(of_item.correlate(items).scalar_subquery()), 0)).where(retired)
+    row = connection.execute(select(done, state.c.slots - given_up.scalar_subquery())).first()
+    return Tally(row[0], int(row[1])) if row else Tally(0, 0)  # PostgreSQL's sums are numeric
 
 
 def know(connection: Connection, annotator: str, rule: str = "") -> None:
@@ -221,6 +222,3 @@ def _durable_postgresql(connection: Any, _: Any) -> None:
     connection.execute("SET synchronous_commit = on")
     connection.execute("SET lock_timeout = '30s'")
     connection.commit()
-
-
-__all__ = ["Database", "Loaded", "Tally", "open_database", "tables", "votes"]

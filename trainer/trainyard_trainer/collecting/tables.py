@@ -7,7 +7,7 @@ tasks       a wanted judgement each: `overlap` a item, made when items are loade
 votes       the raw log: a row is added, never changed but for `undone`. One a showing of a task, so what is sent twice
             counts once; one that counts a task. Both by unique indexes
 annotators  who has ever come, and the moment before which all their links are void
-state       one row: how often each item is wanted, the share of repeats, when voting was closed
+state       one row: how often each item is wanted, the share of repeats, all tasks that are no repeats, when voting was closed
 """
 
 from sqlalchemy import (
@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    literal_column,
     text,
 )
 
@@ -37,6 +38,10 @@ items = Table(
     Column("content", JSON, nullable=False),
     Column("skips", Integer, nullable=False, server_default="0"),
 )
+RETIRING_SKIPS = 3
+"""An item skipped so often is asked of nobody else, and wanted no more: nothing waits for ever for what nobody can judge."""
+retired = items.c.skips >= literal_column(str(RETIRING_SKIPS))
+Index("retired_items", items.c.id, sqlite_where=retired, postgresql_where=retired)
 
 annotators = Table(
     "annotators",
@@ -65,8 +70,8 @@ tasks = Table(
     UniqueConstraint("repeats"),
     CheckConstraint("(slot IS NULL) = (repeats IS NOT NULL)", name="slot_or_repeat"),
 )
+# SQLite uses a partial index only where a query says its condition as it stands, and knows booleans as numbers.
 _OF_A_SLOT = text("slot IS NOT NULL")
-_OPEN = text("NOT done")
 Index(
     "one_of_an_item_each",
     tasks.c.item,
@@ -75,8 +80,14 @@ Index(
     sqlite_where=_OF_A_SLOT,
     postgresql_where=_OF_A_SLOT,
 )
-Index("open_tasks", tasks.c.slot, tasks.c.number, sqlite_where=_OPEN, postgresql_where=_OPEN)
-Index("tasks_of", tasks.c.annotator)
+Index("open_tasks", tasks.c.slot, tasks.c.number, sqlite_where=text("done = 0"), postgresql_where=text("NOT done"))
+Index(
+    "done_slots",
+    tasks.c.done,
+    sqlite_where=text("done = 1 AND slot IS NOT NULL"),
+    postgresql_where=text("done AND slot IS NOT NULL"),
+)
+Index("tasks_of", tasks.c.annotator, tasks.c.done)
 
 votes = Table(
     "votes",
@@ -107,6 +118,7 @@ state = Table(
     Column("id", Integer, primary_key=True),
     Column("overlap", Integer, nullable=False),
     Column("repeats", Float, nullable=False),
+    Column("slots", Integer, nullable=False),
     Column("closed_at", Float),
     CheckConstraint("id = 1", name="one_row"),
 )

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, and_, exists, func, insert, not_, or_, select, update
 
-from .database import RETIRING_SKIPS, Database, Tally, know, tally
+from .database import Database, Tally, know, tally
 from .items import Item
 from .links import Claims, LinkError
-from .tables import annotators, items, state, tasks, votes
+from .tables import annotators, items, retired, state, tasks, votes
 
 Verdict = Literal["prefer", "tie", "both_bad", "skip"]
 REPEAT_DISTANCE = 5
@@ -113,7 +113,8 @@ def vote(database: Database, annotator: str, given: Vote, now: float | None = No
                 "This comparison is not yours any more: it was shown too long ago, or in another window."
             )
         ranks = _ranks(given, task.shown)
-        free = connection.scalar(select(func.max(votes.c.at)).where(votes.c.annotator == annotator)) or 0.0
+        latest = select(votes.c.at).where(votes.c.annotator == annotator).order_by(votes.c.id.desc()).limit(1)
+        free = connection.scalar(latest) or 0.0
         connection.execute(
             insert(votes).values(
                 task=task.id,
@@ -190,7 +191,7 @@ def _open_to(annotator: str, now: float) -> Select[Any]:
             not_(tasks.c.done),
             tasks.c.slot.is_not(None),
             or_(tasks.c.annotator.is_(None), tasks.c.leased_until < now),
-            items.c.skips < RETIRING_SKIPS,
+            not_(retired),
             tasks.c.item.not_in(mine),
         )
         .order_by(tasks.c.slot, tasks.c.number)

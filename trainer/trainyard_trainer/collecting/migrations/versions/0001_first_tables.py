@@ -26,11 +26,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("number"),
     )
+    op.create_index(
+        "retired_items",
+        "items",
+        ["id"],
+        unique=False,
+        sqlite_where=sa.text("skips >= 3"),
+        postgresql_where=sa.text("skips >= 3"),
+    )
     op.create_table(
         "state",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("overlap", sa.Integer(), nullable=False),
         sa.Column("repeats", sa.Float(), nullable=False),
+        sa.Column("slots", sa.Integer(), nullable=False),
         sa.Column("closed_at", sa.Float(), nullable=True),
         sa.CheckConstraint("id = 1", name="one_row"),
         sa.PrimaryKeyConstraint("id"),
@@ -66,6 +75,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("repeats"),
     )
     op.create_index(
+        "done_slots",
+        "tasks",
+        ["done"],
+        unique=False,
+        sqlite_where=sa.text("done = 1 AND slot IS NOT NULL"),
+        postgresql_where=sa.text("done AND slot IS NOT NULL"),
+    )
+    op.create_index(
         "one_of_an_item_each",
         "tasks",
         ["item", "annotator"],
@@ -78,10 +95,15 @@ def upgrade() -> None:
         "tasks",
         ["slot", "number"],
         unique=False,
-        sqlite_where=sa.text("NOT done"),
+        sqlite_where=sa.text("done = 0"),
         postgresql_where=sa.text("NOT done"),
     )
-    op.create_index("tasks_of", "tasks", ["annotator"], unique=False)
+    op.create_index(
+        "tasks_of",
+        "tasks",
+        ["annotator", "done"],
+        unique=False,
+    )
     op.create_table(
         "votes",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -121,4 +143,9 @@ def upgrade() -> None:
         sqlite_where=sa.text("undone IS NULL AND verdict <> 'skip'"),
         postgresql_where=sa.text("undone IS NULL AND verdict <> 'skip'"),
     )
-    op.create_index("votes_of", "votes", ["annotator", "id"], unique=False)
+    op.create_index(
+        "votes_of",
+        "votes",
+        ["annotator", "id"],
+        unique=False,
+    )
