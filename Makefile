@@ -8,7 +8,7 @@ PROMETHEUS := .venv/prometheus
 DEBIAN := .venv/debian
 # Three for two cores: much of what tests do is to wait for processes that they have started.
 TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
-BENCHMARKS := checkpoint plan throughput simulate goodput kind_latency recovery
+BENCHMARKS := checkpoint plan throughput simulate goodput collecting kind_latency recovery
 
 .PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus chromium postgresql
 

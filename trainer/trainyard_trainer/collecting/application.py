@@ -7,7 +7,6 @@ same key as the links. No address of the page begins with a slash, so it can be 
 
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from urllib.parse import parse_qs
 
@@ -22,6 +21,8 @@ from fastapi.responses import (
     StreamingResponse,
 )
 from sqlalchemy.exc import OperationalError
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import pages, voting
 from .agreement import report
@@ -46,6 +47,23 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
 }
+
+
+class _Headers:
+    """Adds _HEADERS to every answer that doesn't say otherwise."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    answer.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
 
 
 class _NobodyError(Exception):
@@ -242,13 +260,7 @@ def application(database: Database, settings: ServerSettings, key: bytes) -> Fas
         why = "Your answer is not saved yet. Please try again in a moment."
         return explained(request, 503, "The database is away", why, **{"Retry-After": "1"})
 
-    @app.middleware("http")
-    async def headers(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        answer = await call(request)
-        for name, value in _HEADERS.items():
-            answer.headers.setdefault(name, value)
-        return answer
-
+    app.add_middleware(_Headers)
     return app
 
 
