@@ -6,8 +6,8 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PROMETHEUS := .venv/prometheus
 DEBIAN := .venv/debian
-# Three for two cores: much of what tests do is to wait for processes that they have started.
-TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)))
+# Two for a core: almost half of what tests do is to wait for processes that they have started.
+TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 2)))
 BENCHMARKS := checkpoint plan throughput simulate goodput collecting kind_latency recovery
 
 .PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus chromium postgresql
