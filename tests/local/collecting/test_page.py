@@ -74,10 +74,10 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def opened(browser: Browser) -> Opening:
-    """Opens a page by an annotator's link; every complaint of the browser's fails the test."""
+    """Opens a page by an annotator's link; every complaint of the browser's fails the test, but for those of `excused`."""
 
     @contextmanager
-    def open_page(port: int, name: str = "Ada Lovelace", **options: Any) -> Iterator[Page]:
+    def open_page(port: int, name: str = "Ada Lovelace", excused: str = "none is", **options: Any) -> Iterator[Page]:
         context = browser.new_context(**(SIZES["desktop"] | options))
         context.set_default_timeout(SLOW_MS)
         complaints: list[str] = []
@@ -88,7 +88,7 @@ def opened(browser: Browser) -> Opening:
         page.goto(f"http://127.0.0.1:{port}/enter/{link(name)}")
         yield page
         context.close()
-        assert not complaints
+        assert not [each for each in complaints if excused not in each]
 
     return open_page
 
@@ -222,6 +222,15 @@ def test_without_the_script(database: Database, opened: Opening) -> None:
         expect(page.get_by_role("heading", level=1)).to_have_text("All done. Thank you!")
 
 
+def test_without_the_script_the_best_of_three_is_an_answer(database: Database, opened: Opening) -> None:
+    database.load(some_items(1, responses=3))
+    with served(database, SETTINGS) as port, opened(port, java_script_enabled=False) as page:
+        expect(page.get_by_role("button", name="Save ranking")).to_be_hidden()
+        page.get_by_role("button", name="Rank response 2").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("All done. Thank you!")
+    assert [ranks for _, ranks, _ in verdicts(database)] == [[1, 0, 1]]
+
+
 def test_hostile_text_does_nothing(database: Database, opened: Opening) -> None:
     hostile = Item(id="x", prompt=HOSTILE, responses=(Response(text=HOSTILE), Response(text="b" + HOSTILE)))
     database.load([LIST_OR_TUPLE, hostile, LIST_OR_TUPLE.model_copy(update={"id": "again"})])
@@ -267,7 +276,7 @@ def test_nothing_that_axe_finds_in_any_state(database: Database, opened: Opening
     )
     database.load([LIST_OR_TUPLE, three])
     options = SIZES[size] | {"color_scheme": scheme, "reduced_motion": "reduce"}
-    with served(database, SETTINGS) as port, opened(port, **options) as page:
+    with served(database, SETTINGS) as port, opened(port, excused="inline style", **options) as page:  # axe's own
         state = f"{size}-{scheme}"
         check(page, f"{state}-pair")
         page.locator(".guidelines summary").click()
@@ -286,6 +295,7 @@ def test_nothing_that_axe_finds_in_any_state(database: Database, opened: Opening
 
 def check(page: Page, name: str) -> None:
     look(page, name)
+    assert page.evaluate("document.styleSheets.length && document.styleSheets[0].cssRules.length") > 20
     found = Axe().run(page).response["violations"]
     assert not found, [(each["id"], each["help"], [node["html"] for node in each["nodes"]]) for each in found]
 

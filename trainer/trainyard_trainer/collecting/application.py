@@ -234,7 +234,8 @@ def application(database: Database, settings: ServerSettings, key: bytes) -> Fas
     def explained(request: Request, status: int, heading: str, why: str, **headers: str) -> Response:
         if _wants_json(request):
             return JSONResponse({"error": why}, status, headers=headers)
-        return HTMLResponse(pages.notice_page(settings, heading, why), status, headers=headers)
+        root = "../" * (request.url.path.count("/") - 1)
+        return HTMLResponse(pages.notice_page(settings, heading, why, root), status, headers=headers)
 
     @app.exception_handler(LinkError)
     async def bad_link(request: Request, error: Exception) -> Response:

@@ -58,9 +58,9 @@ def task_page(view: View, settings: ServerSettings, annotator: str, form_token: 
     )
 
 
-def notice_page(settings: ServerSettings, heading: str, sentence: str) -> str:
-    """A page that says one thing, such as why a link lets nobody in."""
-    return _render("notice.html", settings, heading=heading, sentence=sentence)
+def notice_page(settings: ServerSettings, heading: str, sentence: str, root: str = "") -> str:
+    """A page that says one thing, such as why a link lets nobody in. `root` leads from its address to the page's."""
+    return _render("notice.html", settings, heading=heading, sentence=sentence, root=root)
 
 
 def blocks(text: str) -> list[Block]:
@@ -97,4 +97,6 @@ def _turns(view: View) -> tuple[Message, ...]:
 
 
 def _render(template: str, settings: ServerSettings, **values: Any) -> str:
-    return _ENVIRONMENT.get_template(template).render(settings=settings, versions=_versions(), **values)
+    return _ENVIRONMENT.get_template(template).render(
+        {"settings": settings, "versions": _versions(), "root": "", **values}
+    )
