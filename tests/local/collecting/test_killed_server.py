@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from collecting import Annotator, link
+from conditions import eventually
 from postgresql import postgresql
 from serving import Serving
 from sqlalchemy import select
 from trainyard_trainer.collecting.database import Tally, open_database
 from trainyard_trainer.collecting.tables import votes
 
-PEOPLE, ITEMS, OVERLAP = 6, 40, 2
+PEOPLE, ITEMS, OVERLAP = 6, 30, 2
 KILLS = {"sqlite": 3, "postgresql": 1}  # it takes a second to start anew
 
 
@@ -44,7 +45,7 @@ class Person(threading.Thread):
         self.refused: list[str] = []
 
     def run(self) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             seen = self._until_answered("GET", "/task", None)
             if seen.get("closed"):
@@ -85,8 +86,7 @@ def test_no_vote_is_lost_and_none_counts_twice(kind: str, url: str, tmp_path: Pa
             person.start()
         for number in range(1, KILLS[kind] + 1):
             enough = number * ITEMS * OVERLAP // (KILLS[kind] + 2)
-            while sum(len(person.acknowledged) for person in people) < enough:
-                time.sleep(0.01)
+            eventually(lambda: sum(len(person.acknowledged) for person in people) >= enough, 60, f"{enough} votes")  # noqa: B023
             serving.kill()
             serving.start()
         assert f"Tally(done={ITEMS * OVERLAP}" in serving.ended()
