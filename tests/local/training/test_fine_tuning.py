@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from warm_ranks import WarmRanks
 
 SOUNDS = {"cow": "moo", "cat": "meow", "dog": "woof", "owl": "hoot", "pig": "oink", "duck": "quack"}
-LAST = 200
+LAST = 300
 SETTINGS: dict[str, Any] = {
     "data": "chat",
     "model": {"stage": "base"},
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "optimizer": {"learningRate": 1e-2},
     "schedule": {"warmupSteps": 4},
     "validation": {"everySteps": 50, "sequences": 20},
-    "checkpoint": {"everySteps": 50},
+    "checkpoint": {"everySteps": 100},
     "deepspeed": {"zero_optimization": {"stage": 2}},
 }
 UPDATE = "trainyard_trainer.stages.training:learning_rate"
@@ -83,12 +83,12 @@ def test_it_learns_what_the_assistant_says(tuned: Path) -> None:
 
 def test_killed_it_goes_on_to_the_same_bits(storage: Path, base: Path, tuned: Path) -> None:
     job = tuning(storage, "killed")
-    ranks = WarmRanks(job, hold=UPDATE, at_call=80)
+    ranks = WarmRanks(job, hold=UPDATE, at_call=150)
     ranks.until_held()
     for process in ranks.processes:
         process.kill()
     ranks.wait(20)
-    assert committed_steps(ranks.output)[-1] == 50
+    assert committed_steps(ranks.output)[-1] == 100
     WarmRanks(job, attempt=2).succeed()
     assert shard_digests(ranks.output, LAST) == shard_digests(tuned, LAST)
 
