@@ -16,14 +16,14 @@ class PreferenceSettings(Model):
     """
     beta: Annotated[float, Field(gt=0, le=1000)] = 0.1
     """How much it costs to move away from the reference."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, le=0.49)] = 0.0
     """The share of choices that is taken to be wrong."""
     length_normalised: bool = False
     """Compare log-probabilities of a token in the mean, not of whole responses; IPO always does."""
 
     rules: ClassVar = (
         rule(
-            "self.labelSmoothing == 0.0 || self.loss in ['Sigmoid', 'Robust']",
+            "!has(self.labelSmoothing) || self.labelSmoothing == 0.0 || self.loss in ['Sigmoid', 'Robust']",
             lambda it: it.label_smoothing == 0 or it.loss in ("Sigmoid", "Robust"),
             "only the losses Sigmoid and Robust know wrong choices; leave it out",
             "labelSmoothing",
