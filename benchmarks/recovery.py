@@ -94,7 +94,9 @@ def _recover(run: Run, fault: Callable[[Run], Callable[[], None]]) -> dict[str, 
 def _training(run: Run) -> dict[str, Any]:
     """The run's status once its newest attempt has done a step."""
     status = run.until(
-        lambda s: s.get("phase") == "Running" and (s.get("progress") or {}).get("step", 0) >= 20,
+        lambda s: (
+            s.get("stage") == "base" and s["phase"] == "Running" and (s.get("progress") or {}).get("step", 0) >= 20
+        ),
         PATIENCE_SECONDS,
         "trains",
     )
