@@ -5,11 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PROMETHEUS := .venv/prometheus
-# Two for a core: almost half of what tests do is to wait for processes that they have started.
+DEBIAN := .venv/debian
+# Two for a core: almost half of what tests do is to wait for processes that they have started. In their order: by default
+# the files with the fewest tests come last, and those are the longest ones.
 TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 2)))
-BENCHMARKS := checkpoint plan throughput simulate goodput kind_latency recovery
+BENCHMARKS := checkpoint plan throughput simulate goodput collecting kind_latency recovery
 
-.PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus
+.PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus chromium postgresql
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +37,8 @@ lint: $(INSTALLED) ## formatting, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint prometheus ## lint, unit, property, simulation, local, chart, rules; no cluster
-	$(BIN)/pytest --ignore tests/kind -n $(TESTS_AT_ONCE) --dist loadfile
+test: lint prometheus chromium postgresql ## lint, unit, property, simulation, local, chart, rules; no cluster
+	$(BIN)/pytest --ignore tests/kind -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leaves nothing behind
 	images/cluster.sh up && $(BIN)/pytest tests/kind; code=$$?; images/cluster.sh down; exit $$code
@@ -66,3 +68,15 @@ prometheus: $(INSTALLED)
 	  { apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }; } && \
 	  dpkg -x prometheus_*.deb . && rm prometheus_*.deb; } || \
 	  echo "make: no Prometheus here and none to be downloaded with apt-get; tests/rules will ask for it" >&2
+
+# The tests of the annotators' page ask a real Chromium and a real PostgreSQL. Those too will do unpacked, with what they need
+# that isn't installed; whoever isn't root can fetch them just as well.
+chromium: $(INSTALLED)
+	@command -v chromium >/dev/null || [ -x $(DEBIAN)/chromium/usr/lib/chromium/chromium ] || \
+	  tests/unpack.sh $(DEBIAN)/chromium chromium fonts-dejavu-core || \
+	  echo "make: no Chromium here and none to be downloaded with apt-get; tests of the page will be skipped" >&2
+
+postgresql: $(INSTALLED)
+	@[ -n "$$(ls -d /usr/lib/postgresql/*/bin/postgres $(DEBIAN)/postgresql/usr/lib/postgresql/*/bin/postgres 2>/dev/null)" ] || \
+	  command -v postgres >/dev/null || tests/unpack.sh $(DEBIAN)/postgresql postgresql || \
+	  echo "make: no PostgreSQL here and none to be downloaded with apt-get; its tests will be skipped" >&2

@@ -7,12 +7,16 @@ from pydantic import Field, StringConstraints
 from .fields import FolderPath, StageName
 from .model import Model, rule
 
-StageKind = Literal["prepare", "pretrain", "sft", "evaluate", "export"]
-KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "sft", "evaluate", "export")
-TRAINING_KINDS: tuple[StageKind, ...] = ("pretrain", "sft")
+StageKind = Literal["prepare", "pretrain", "sft", "dpo", "evaluate", "export"]
+KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "sft", "dpo", "evaluate", "export")
+TRAINING_KINDS: tuple[StageKind, ...] = ("pretrain", "sft", "dpo")
 """Those that train a model."""
 SINGLE_PROCESS_KINDS: tuple[StageKind, ...] = ("prepare", "export")
 """Stages whose work is one process's, whatever the run's workers are."""
+
+
+CHAT_FORMATS = ("conversations", "preferences")
+"""Of files whose text has roles."""
 
 
 class Source(Model):
@@ -22,9 +26,10 @@ class Source(Model):
     """A file, or a folder that is read with all its sub-folders. Relative paths start at the storage root."""
     builtin: Literal["python-docs"] | None = None
     """Text without a file. `python-docs`: the language reference in Python's own standard library (0.5 MB)."""
-    format: Literal["auto", "text", "markdown", "jsonl", "conversations"] = "auto"
+    format: Literal["auto", "text", "markdown", "jsonl", "conversations", "preferences"] = "auto"
     """`auto` goes by the file's ending: .jsonl, .md and .markdown, anything else is text. `conversations` are JSONL for sft, a
-    row each: `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`; docs/stages.md.
+    row each: `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`; `preferences` JSONL for dpo,
+    with `prompt`, `chosen` and `rejected`; docs/stages.md.
     """
     text_field: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "text"
     """The key of a JSONL row that holds the document."""
@@ -38,9 +43,9 @@ class Source(Model):
             "give exactly one of path and builtin",
         ),
         rule(
-            "self.format != 'conversations' || has(self.path)",
-            lambda it: it.format != "conversations" or it.path is not None,
-            "conversations come from files; name JSONL files in path",
+            "!(self.format in ['conversations', 'preferences']) || has(self.path)",
+            lambda it: it.format not in CHAT_FORMATS or it.path is not None,
+            "conversations and preferences come from files; name JSONL files in path",
             "format",
         ),
         rule(
@@ -96,20 +101,22 @@ class PrepareStage(Model):
 
     rules: ClassVar = (
         rule(
-            "self.sources.all(s, (s.format == 'conversations') == (self.sources[0].format == 'conversations'))",
-            lambda it: len({source.format == "conversations" for source in it.sources}) == 1,
-            "conversations and other text can't be prepared together; make a prepare stage of each",
+            "self.sources.all(s, s.format == self.sources[0].format || !(s.format in ['conversations', 'preferences'] || "
+            "self.sources[0].format in ['conversations', 'preferences']))",
+            lambda it: len({source.format if source.format in CHAT_FORMATS else "" for source in it.sources}) == 1,
+            "conversations, preferences and other text can't be prepared together; make a prepare stage of each",
             "sources",
         ),
         rule(
-            "self.sources[0].format != 'conversations' || has(self.tokenizer.stage) || has(self.tokenizer.path)",
+            "!(self.sources[0].format in ['conversations', 'preferences']) || "
+            "has(self.tokenizer.stage) || has(self.tokenizer.path)",
             lambda it: not it.conversations or it.tokenizer.stage is not None or it.tokenizer.path is not None,
             "conversations are for a model that there is; name the prepare stage of its data in tokenizer.stage, or its folder "
             "in tokenizer.path",
             "tokenizer",
         ),
         rule(
-            "!has(self.chatTemplate) || self.sources[0].format == 'conversations'",
+            "!has(self.chatTemplate) || self.sources[0].format in ['conversations', 'preferences']",
             lambda it: it.chat_template is None or it.conversations,
             "only conversations are written by a template; set format: conversations, or leave it out",
             "chatTemplate",
@@ -124,8 +131,8 @@ class PrepareStage(Model):
 
     @property
     def conversations(self) -> bool:
-        """Whether conversations are prepared."""
-        return self.sources[0].format == "conversations"
+        """Whether conversations are prepared, or preferences between two of them."""
+        return self.sources[0].format in CHAT_FORMATS
 
 
 class SampleSettings(Model):

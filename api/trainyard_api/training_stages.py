@@ -10,6 +10,7 @@ from .model import Mistake, Model, Rule, rule
 from .numerics import NumericsSettings
 from .objectives import OBJECTIVE_RULES, ModelType, Objective, TrainedOn
 from .optimizer_settings import LossSettings, OptimizerSettings, ScheduleSettings
+from .preference_settings import PreferenceSettings
 from .telemetry_settings import ProfileSettings, TelemetrySettings
 
 DEEPSPEED_OWNED = {
@@ -267,5 +268,23 @@ class SftStage(TrainingStage):
             "there is nothing to fine-tune in a model from scratch; name an earlier stage in model.stage, or a folder in "
             "model.path",
             "model.type",
+        ),
+    )
+
+
+class DpoStage(TrainingStage):
+    """Prefer what was chosen to what was rejected, without going far from the model that it begins with."""
+
+    kind: ClassVar[str] = "dpo"
+    objective: ClassVar[TrainedOn] = "Preferences"
+    preferences: PreferenceSettings = PreferenceSettings()
+
+    rules: ClassVar = (
+        *SftStage.rules,
+        rule(
+            "self.loss.zLoss == 0.0 && self.loss.labelSmoothing == 0.0",
+            lambda it: it.loss.z_loss == 0 and it.loss.label_smoothing == 0,
+            "is that of tokens, and dpo's is of pairs; leave it out, and use preferences.labelSmoothing",
+            "loss",
         ),
     )

@@ -44,11 +44,11 @@ def _mixed(**weights: int) -> dict[str, Any]:
     return settings | {"mixture": parts}
 
 
-def _tuned(**changes: Any) -> Changes:
+def _tuned(kind: str = "sft", **changes: Any) -> Changes:
     """Fine-tuning in the place of pretraining, changed."""
     settings = {"data": "corpus", "model": {"path": "models/gpt2"}, "steps": 100, "globalBatch": 32, "microBatch": 4}
     given = {name: value for name, value in (settings | changes).items() if value is not LEFT_OUT}
-    return {"spec.stages.1.pretrain": LEFT_OUT, "spec.stages.1.sft": given}
+    return {"spec.stages.1.pretrain": LEFT_OUT, f"spec.stages.1.{kind}": given}
 
 
 CHAT = {"path": "chat.jsonl", "format": "conversations"}
@@ -72,7 +72,7 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "fine-tuning a stage that trains none": (
         _tuned(model={"stage": "corpus"}),
-        ("stages[1].sft.model.stage: corpus is not an earlier pretrain or sft stage",),
+        ("stages[1].sft.model.stage: corpus is not an earlier pretrain or sft or dpo stage",),
     ),
     "fine-tuning with a batch that ranks can't share": (
         _tuned(globalBatch=30),
@@ -81,6 +81,34 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "fine-tuning a model from scratch": (
         _tuned(model={"type": "llama"}),
         ("spec.stages[1].sft.model.type", "name an earlier stage in model.stage"),
+    ),
+    "preferring on the data of no stage": (
+        _tuned("dpo", data="report"),
+        ("stages[1].dpo.data: report is not an earlier prepare stage",),
+    ),
+    "preferring on a part that no stage prepares": (
+        _tuned("dpo", data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
+        ("stages[1].dpo.mixture[0].data: report is not an earlier prepare stage",),
+    ),
+    "preferring with a validation set that no stage prepares": (
+        _tuned("dpo", validation={"sets": [{"data": "report"}]}),
+        ("stages[1].dpo.validation.sets[0].data: report is not an earlier prepare stage",),
+    ),
+    "preferring with a stage that trains none": (
+        _tuned("dpo", model={"stage": "corpus"}),
+        ("stages[1].dpo.model.stage: corpus is not an earlier",),
+    ),
+    "preferring with a batch that ranks can't share": (
+        _tuned("dpo", globalBatch=30),
+        ("stages[1].dpo.globalBatch: 30 is not divisible by 4 ranks × microBatch 4; use 16 or 32",),
+    ),
+    "preferring with the loss of tokens": (
+        _tuned("dpo", loss={"zLoss": 0.1}),
+        ("spec.stages[1].dpo.loss", "use preferences.labelSmoothing"),
+    ),
+    "wrong choices for a loss that knows none": (
+        _tuned("dpo", preferences={"loss": "IPO", "labelSmoothing": 0.1}),
+        ("spec.stages[1].dpo.preferences.labelSmoothing", "only the losses Sigmoid and Robust"),
     ),
     "conversations without the tokenizer of a model": (
         {"spec.stages.0.prepare.sources": [CHAT]},
@@ -189,8 +217,8 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "a model of a stage that trains none": (
         {"spec.stages.1.pretrain.model": {"stage": "corpus"}},
         (
-            "stages[1].pretrain.model.stage: corpus is not an earlier pretrain or sft stage; put a pretrain or sft stage "
-            "before it",
+            "stages[1].pretrain.model.stage: corpus is not an earlier pretrain or sft or dpo stage; put a pretrain or sft or "
+            "dpo stage before it",
         ),
     ),
     "a validation set that no stage prepares": (
@@ -231,11 +259,11 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "no stages": ({"spec.stages": []}, ("spec.stages", "at least 1 item")),
     "a stage without a kind": (
         {"spec.stages.3.export": LEFT_OUT},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, dpo, evaluate, export"),
     ),
     "a stage of two kinds": (
         {"spec.stages.3.evaluate": {"model": "base", "data": "corpus"}},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, dpo, evaluate, export"),
     ),
     "a stage name with capitals": ({"spec.stages.3.name": "Folder"}, ("spec.stages[3].name", "^[a-z]")),
     "two stages of one name": ({"spec.stages.3.name": "report"}, ("spec.stages", "stage names must be unique")),
@@ -257,7 +285,7 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "a model from a stage of another kind": (
         {"spec.stages.3.export.model": "corpus"},
-        ('stages[3].export.model: corpus is not an earlier pretrain or sft stage; use one of ["base"]',),
+        ('stages[3].export.model: corpus is not an earlier pretrain or sft or dpo stage; use one of ["base"]',),
     ),
     "held-out data from a stage of another kind": (
         {"spec.stages.2.evaluate.data": "base"},
@@ -273,7 +301,8 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "an evaluation before any training": (
         {"spec.stages": [GOOD["spec"]["stages"][0], GOOD["spec"]["stages"][2]]},
         (
-            "stages[1].evaluate.model: base is not an earlier pretrain or sft stage; put a pretrain or sft stage before it",
+            "stages[1].evaluate.model: base is not an earlier pretrain or sft or dpo stage; put a pretrain or sft or dpo stage "
+            "before it",
         ),
     ),
     "a tokenizer that is both trained and taken from another stage": (

@@ -1,4 +1,4 @@
-"""Twelve random processes are killed at random moments, agents, ranks, writers and warm ones, and nothing is lost: the same
+"""Eight random processes are killed at random moments, agents, ranks, writers and warm ones, and nothing is lost: the same
 bits at the end, the same losses on the way, and each position of the data trained on exactly once.
 
 The seed is printed; TRAINYARD_SEED replays it.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from random_kills import random_kills
 
-KILLS = 12
+KILLS = 8
 
 
 def test_random_kills_lose_nothing(tmp_path: Path) -> None:

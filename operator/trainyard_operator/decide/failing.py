@@ -7,8 +7,9 @@ from .decision import Decision, DeletePod, Event, LookAt, change, fail, nothing,
 from .hanging import hung, still_telling
 from .in_place import backs_off
 from .observation import GIVEN_UP, Observation, Pod, format_time, last_progress
+from .placement import avoided
 from .ruling import verdict
-from .suspects import entered, excluded, in_force
+from .suspects import entered, in_force
 from .tiers import tier_of
 
 KEPT_RECOVERIES = 10
@@ -95,11 +96,13 @@ def _unplaced(seen: Observation) -> End | None:
 
 
 def _kept_off_in_vain(seen: Observation) -> End | None:
-    """A pod that finds no room was made to keep off a node that is forgiven since: what a pod asks for can't be changed."""
+    """A pod that finds no room was made to keep off a node that is forgiven since, or was lost long ago: what a pod asks for
+    can't be changed.
+    """
     if seen.status.phase != Phase.QUEUED:
         return None
     waiting = [pod for pod in seen.group.values() if pod.unschedulable]
-    nodes = {node for pod in waiting for node in pod.excluded} - set(excluded(seen))
+    nodes = {node for pod in waiting for node in pod.excluded} - set(avoided(seen))
     if not nodes:
         return None
     return End(

@@ -33,8 +33,7 @@ from ..cluster.protocol import Manifest
 from .container import RULES
 from .grace import grace_seconds
 from .observation import Observation, parse_time
-from .placement import keep_off, lost_nodes
-from .suspects import excluded
+from .placement import avoided, keep_off
 from .template import merge
 
 LOST_NODE_SECONDS = 30
@@ -191,10 +190,9 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
     }
     for template in (run.spec.template, stage.template):
         ours = merge(ours, template or {})
-    suspects = excluded(seen)
-    keep_off(ours, sorted({*suspects, *lost_nodes(seen)}))
-    if suspects:
-        ours["metadata"].setdefault("annotations", {})[ANNOTATION_EXCLUDED] = ",".join(suspects)
+    if nodes := avoided(seen):
+        keep_off(ours, nodes)
+        ours["metadata"].setdefault("annotations", {})[ANNOTATION_EXCLUDED] = ",".join(nodes)
     return _protect(seen, ours, labels)
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from preparing import put, run_prepare
 from trainyard_trainer.data.batch import IGNORED
-from trainyard_trainer.data.conversations import ChatTokens, UnusableError, conversation
+from trainyard_trainer.data.conversations import ChatTokens, UnusableError, conversation, pair
 from trainyard_trainer.data.objectives.objective import Sample
+from trainyard_trainer.data.objectives.preferences import Preferences
 from trainyard_trainer.data.objectives.responses import Responses
 from trainyard_trainer.data.shards import RESPONSES, TokenShards
 from trainyard_trainer.data.tokenizer import PLAIN_TEMPLATE
@@ -75,6 +76,34 @@ UNUSABLE = {
 def test_what_teaches_nothing_is_left_out_with_the_reason(reason: str, row: dict[str, Any]) -> None:
     with pytest.raises(UnusableError, match=reason):
         conversation(row)
+
+
+ASKED, YES, NO = ("user", "Is it?"), ("assistant", "Yes"), ("assistant", "No")
+PAIRS: dict[str, dict[str, Any]] = {
+    "texts": {"prompt": "Is it?", "chosen": "Yes", "rejected": " No"},
+    "messages": {"prompt": said(ASKED), "chosen": said(YES), "rejected": said(NO)},
+    "whole conversations": {"chosen": said(ASKED, YES), "rejected": said(ASKED, NO)},
+    "hh-rlhf": {"chosen": "\n\nHuman: Is it?\n\nAssistant: Yes", "rejected": "\n\nHuman: Is it?\n\nAssistant: No"},
+}
+
+
+@pytest.mark.parametrize("row", PAIRS.values(), ids=PAIRS.keys())
+def test_rows_are_pairs(row: dict[str, Any]) -> None:
+    assert pair(row) == (said(ASKED, YES), said(ASKED, NO))
+
+
+NO_PAIRS = {
+    "with equal responses": {"prompt": "Is it?", "chosen": "Yes", "rejected": "Yes "},
+    "with responses to different prompts": {"chosen": said(ASKED, YES), "rejected": said(("user", "Or?"), NO)},
+    "with an empty message": {"prompt": "Is it?", "chosen": "Yes", "rejected": ""},
+    "without prompt": {"prompt": "", "chosen": "Yes", "rejected": "No"},
+}
+
+
+@pytest.mark.parametrize(("reason", "row"), NO_PAIRS.items(), ids=NO_PAIRS.keys())
+def test_pairs_that_teach_nothing_are_left_out_with_the_reason(reason: str, row: dict[str, Any]) -> None:
+    with pytest.raises(UnusableError, match=reason):
+        pair(row)
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +201,38 @@ def test_only_responses_are_labels_and_what_is_longer_than_a_row_is_left_out(sto
 def test_rows_that_are_no_conversations_are_refused_with_the_keys_that_they_have(storage: Path) -> None:
     put(storage, {"other.jsonl": json.dumps({"question": "?", "answer": "!"}) + "\n"})
     with pytest.raises(
-        PermanentError, match=r"other\.jsonl:1: no conversation \(the row has 'question', 'answer'\); give `mess"
+        PermanentError, match=r"other\.jsonl:1: none of conversations \(the row has 'question', 'answer'\); give `mess"
     ):
         run_prepare(storage, {"path": "other.jsonl", "format": "conversations"}, out="x", tokenizer={"stage": "corpus"})
+
+
+def test_pairs_that_are_longer_than_a_row_are_left_out_and_both_responses_share_one(storage: Path) -> None:
+    rows = [{"prompt": f"{n}?", "chosen": "hello", "rejected": "parrot " * (1 + n % 3)} for n in range(40)]
+    rows += [{"prompt": "much", "chosen": "hello", "rejected": "parrot " * 60}]
+    put(storage, {"votes.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
+    run_prepare(storage, {"path": "votes.jsonl", "format": "preferences"}, out="votes", tokenizer={"stage": "corpus"})
+    objective, pairs, left_out = Preferences(96, begin=0), 0, 0
+    for split in ("train", "held-out"):
+        opened = objective.open(storage / "votes" / split)
+        opened.reference[:] = np.arange(opened.reference.size).reshape(-1, 2)
+        left_out += opened.too_long
+        for number in range(len(opened)):
+            batch = objective.batch([Sample(opened, number, number)])
+            tokens, there = batch.labels[0].numpy(), batch.responses[0].numpy()
+            for place, each in enumerate(opened.row(number)):
+                for side in (0, 1):
+                    ids, learned = opened.sides[side].document(each), opened.learned(each)[side]
+                    assert tokens[there == 2 * place + side].tolist() == ids[learned == 1].tolist()
+                assert batch.reference[2 * place : 2 * place + 2].tolist() == [2 * each, 2 * each + 1]
+            assert ((tokens != IGNORED) == (there >= 0)).all()
+            assert batch.num_labels == int(batch.labels_of_rows().sum()) == len(opened.row(number))
+            pairs += batch.num_labels
+    assert (pairs, left_out) == (40, 1)
+
+
+def test_conversations_are_no_pairs(storage: Path) -> None:
+    with pytest.raises(PermanentError, match=r"data: holds no pairs.*prepare.sources\[0\].format: preferences"):
+        Preferences(64, begin=0).open(storage / "corpus/train")
 
 
 def test_plain_text_is_no_conversation(storage: Path) -> None:

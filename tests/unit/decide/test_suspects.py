@@ -62,8 +62,16 @@ ANY = {"rules": [{"exitCodes": [42], "action": "RestartExcludingNode"}]}
 UNPLACED = {"reason": Reason.WAITING_FOR_CAPACITY, "message": "0/2 nodes are available"}
 
 
-def waits(seconds: float, *entries: dict[str, Any], object: str = "pod/tiny-base-1-3", **annotations: str) -> Case:
-    """Attempt 3, of which a pod made to keep off nodes has found no room for so long."""
+def waits(
+    seconds: float,
+    *entries: dict[str, Any],
+    object: str = "pod/tiny-base-1-3",
+    lost: float | None = None,
+    **annotations: str,
+) -> Case:
+    """Attempt 3, of which a pod made to keep off node-b has found no room for so long; that was lost so many seconds ago, or an
+    eviction was all.
+    """
     no_room = {"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available"}
     pending = pod(1, attempt=3, node="", phase="Pending", conditions=[no_room])
     pending["metadata"]["annotations"] = {ANNOTATION_EXCLUDED: "node-b"}
@@ -72,7 +80,11 @@ def waits(seconds: float, *entries: dict[str, Any], object: str = "pod/tiny-base
         phase=Phase.QUEUED,
         attempt=3,
         excluded_nodes=entries,
-        recoveries=[recovery(Reason.EVICTED, tier="pod")],
+        recoveries=[
+            recovery(Reason.EVICTED, tier="pod")
+            if lost is None
+            else recovery(Reason.NODE_LOST, tier="pod", node="node-b") | {"time": format_time(ago(lost))}
+        ],
         **since,
     )
     metadata = {**run.run["metadata"], "annotations": annotations}
@@ -188,6 +200,14 @@ CASES: Cases = {
     "a pod that kept off a node which may be used again is made anew": (
         waits(5, entry(left=-1)),
         (becomes(Phase.RECOVERING, Reason.WAITING_FOR_CAPACITY), says("node-b"), lambda d, _: d.status.failures == ()),
+    ),
+    "one that keeps off a node which was lost just now waits for another": (
+        waits(5, lost=200),
+        (lambda d, _: d.status.phase == Phase.QUEUED and not d.actions and not d.events,),
+    ),
+    "one that keeps off a node which was lost long ago is made anew": (
+        waits(5, lost=301),
+        (becomes(Phase.RECOVERING, Reason.WAITING_FOR_CAPACITY), says("node-b")),
     ),
     "so is one whose node was forgiven": (
         waits(5, entry(), **FORGIVEN),

@@ -74,6 +74,34 @@ def _said(row: dict[str, Any]) -> list[tuple[str, str]]:
     return [*system, ("user", row["prompt"] or ""), ("assistant", response or "")]
 
 
+def pair(row: dict[str, Any]) -> tuple[list[Message], list[Message]]:
+    """The conversation that was chosen and the one that was not, alike up to the last response.
+
+    `prompt`, `chosen` and `rejected` as texts or lists of messages; `chosen` and `rejected` as whole conversations, in lists or
+    as hh-rlhf writes them. Raises UnusableError if there is nothing to prefer, KeyError if it is none of these.
+    """
+    before = row.get("prompt", [])
+    before = [{"role": "user", "content": before}] if isinstance(before, str) else before
+    sides = [conversation({"messages": [*before, *_response(row[side])]}) for side in ("chosen", "rejected")]
+    chosen, rejected = sides
+    if chosen[:-1] != rejected[:-1]:
+        raise UnusableError("with responses to different prompts")
+    if chosen == rejected:
+        raise UnusableError("with equal responses")
+    return chosen, rejected
+
+
+def _response(given: Any) -> list[dict[str, Any]]:
+    """What a side of a pair holds, as messages."""
+    if not isinstance(given, str):
+        return list(given)
+    if not given.lstrip().startswith("Human:"):
+        return [{"role": "assistant", "content": given}]
+    _, *turns = re.split(r"(?:^|\n\n)(Human|Assistant): ?", given.lstrip())
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": said} for who, said in zip(turns[::2], turns[1::2], strict=True)]
+
+
 @dataclass(frozen=True)
 class _Piece:
     text: str

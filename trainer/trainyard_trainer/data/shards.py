@@ -23,6 +23,8 @@ TARGETS = "targets"
 """Within a split's folder, the same of what is to be said about each document, where it has pairs."""
 RESPONSES = "responses"
 """Within a split's folder of conversations: 1 for each token that is the assistant's, 0 for each that it is told."""
+REJECTED = "rejected"
+"""Within a split's folder of preferences, the same of the responses that were not chosen."""
 _INDEX = "index.json"
 _DOCUMENTS = "documents.idx"
 

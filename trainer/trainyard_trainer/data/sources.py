@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainyard_api.stages import Source
+from trainyard_api.stages import CHAT_FORMATS, Source
 
 from ..errors import PermanentError
 
@@ -96,8 +96,8 @@ def _read_file(path: Path, source: Source, field: str) -> Iterator[Document]:
     format = _FORMATS.get(path.suffix.lower(), "text") if source.format == "auto" else source.format
     if format == "jsonl":
         yield from _read_rows(path, source, field)
-    elif format == "conversations":
-        yield from _read_conversations(path, field)
+    elif format in CHAT_FORMATS:
+        yield from _read_conversations(path, format, field)
     elif source.target_field is not None:
         raise PermanentError(
             f"{field}.targetField: {_shown(path)} is no JSONL, so it has no keys; name files that are, or leave targetField out"
@@ -121,21 +121,28 @@ def _read_rows(path: Path, source: Source, field: str) -> Iterator[Document]:
         yield Document("", repaired=False, file=_shown(path))
 
 
-def _read_conversations(path: Path, field: str) -> Iterator[Document]:
-    """A conversation a row, as the JSON of its messages."""
-    from .conversations import UnusableError, conversation  # imports transformers, which other text does not need
+def _read_conversations(path: Path, format: str, field: str) -> Iterator[Document]:
+    """A conversation a row, as the JSON of its messages; or a pair of them."""
+    from .conversations import UnusableError, conversation, pair  # imports transformers, which other text does not need
+
+    read, forms = {
+        "conversations": (conversation, "`messages`, or `prompt` and `completion`, or `instruction` and `output`"),
+        "preferences": (pair, "`prompt`, `chosen` and `rejected`, or `chosen` and `rejected` as whole conversations"),
+    }[format]
 
     for where, row, repaired in _rows(path, field):
         try:
-            messages = conversation(row if isinstance(row, dict) else {})
-            text, torn = _decode(json.dumps(messages, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            text, torn = _decode(
+                json.dumps(read(row if isinstance(row, dict) else {}), ensure_ascii=False).encode(
+                    "utf-8", "surrogatepass"
+                )
+            )
             yield Document(text, repaired or torn, _shown(path))
         except UnusableError as error:
             yield Document("", repaired, _shown(path), unusable=str(error))
         except (KeyError, AttributeError, TypeError):
             raise PermanentError(
-                f"{where}: no conversation{_keys(row)}; give `messages`, or `prompt` and `completion`, or `instruction` and "
-                f"`output`, each a text, or set {field}.format"
+                f"{where}: none of {format}{_keys(row)}; give {forms}, or set {field}.format"
             ) from None
 
 

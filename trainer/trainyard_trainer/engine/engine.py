@@ -16,10 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW
-from trainyard_api.training_stages import TrainingStage
+from trainyard_api.training_stages import DpoStage, TrainingStage
 
 from ..data.batch import Batch
+from ..data.objectives.preferences import PairBatch
 from ..errors import PermanentError, setting
+from ..preferences.objective import PreferenceLoss
 from . import processes
 from .compiling import refuse_without_compiler
 from .configuration import deepspeed_configuration
@@ -46,7 +48,9 @@ class Engine:
         """Of the last global batch, on all ranks."""
         self._clip_norm = stage.optimizer.clip_norm
         self.parameter_shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-        self._loss = Loss(model, stage.loss)
+        self._loss = (
+            PreferenceLoss(model, stage.preferences) if isinstance(stage, DpoStage) else Loss(model, stage.loss)
+        )
         self._adamw = adamw(model.to(device), stage.optimizer)
         self._deepspeed = _initialize(model, self._adamw, configuration)
         self.zero_stage: int = self._deepspeed.zero_optimization_stage()
@@ -135,6 +139,14 @@ class Engine:
         self._deepspeed.eval()
         _, losses_BT = self._loss(self._deepspeed, batch.to(self.device))
         return losses_BT.sum(1, dtype=torch.float64).cpu()
+
+    @torch.no_grad()
+    def log_probabilities(self, batch: PairBatch) -> Tensor:
+        """Of each response of a batch of pairs, fp32 (2P,); no dropout. With ZeRO 3 a collective."""
+        assert isinstance(self._loss, PreferenceLoss)
+        self._deepspeed.eval()
+        summed, _ = self._loss.of_responses(self._deepspeed, batch.to(self.device))
+        return summed.cpu()
 
     def fragments(self) -> Iterator[Fragment]:
         """Weights and optimizer state that this rank holds, as views."""

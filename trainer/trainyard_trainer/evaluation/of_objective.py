@@ -17,6 +17,7 @@ NAMES = {
     "SpanCorruption": "span_corruption_loss",
     "SequenceToSequence": "sequence_to_sequence_loss",
     "Responses": "response_loss",
+    "Preferences": "response_loss",  # of those that were chosen
 }
 """The metric of each objective: nats per label."""
 
@@ -27,7 +28,8 @@ class RowsOfObjective:
     def __init__(self, trained: TrainedModel, split: Path, length: int, seed: int) -> None:
         config = trained.model.config
         tokens, _ = completed(special_tokens(trained.tokenizer), config.model_type, trained.sequence_length)
-        self._objective = objective_of(trained.objective, config, tokens, length, seed)
+        name = "Responses" if trained.objective == "Preferences" else trained.objective
+        self._objective = objective_of(name, config, tokens, length, seed)
         self.rows = self._objective.open(split)
 
     def __len__(self) -> int:

@@ -43,7 +43,7 @@ class SlidingWindows:
     def batch(self, numbers: range) -> Batch:
         """The rows of these numbers; where a token doesn't count, it is no label."""
         rows = [self._rows.row(number) for number in numbers]
-        batch = self._objective.of_pieces([(self.tokens, [self._piece(window) for window in row]) for row in rows])
+        batch = self._objective.of_pieces([[(self.tokens, self._piece(window)) for window in row] for row in rows])
         for labels_T, row in zip(batch.labels, rows, strict=True):
             at = 0
             for window in row:

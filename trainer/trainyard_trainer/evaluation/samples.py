@@ -28,7 +28,7 @@ def write_samples(trained: TrainedModel, settings: SampleSettings, seed: int) ->
 def _continue(trained: TrainedModel, tokenizer: Tokenizer, prompt: str, settings: SampleSettings, seed: int) -> str:
     asked = (
         ChatTokens(trained.tokenizer).prompt([Message(role="user", content=prompt)])
-        if trained.objective == "Responses"
+        if trained.objective in ("Responses", "Preferences")
         else tokenizer.encode(prompt, add_special_tokens=False).ids
     )
     tokens = [special_tokens(trained.tokenizer).begin, *asked]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from trainyard_api.objectives import OBJECTIVES, ModelType, TrainedOn, fitting
 from trainyard_api.stages import TRAINING_KINDS
-from trainyard_api.training_stages import PretrainStage, TrainingStage
+from trainyard_api.training_stages import DpoStage, SftStage, TrainingStage
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ..artifacts import read_artifact
@@ -74,13 +74,13 @@ def origin(stage: TrainingStage, data: Path, group: Group, note: Note) -> Origin
 
 def _objective(stage: TrainingStage, of_type: ModelType) -> TrainedOn:
     """What the stage trains on."""
-    if not isinstance(stage, PretrainStage):
+    if isinstance(stage, SftStage | DpoStage):
         if of_type not in fitting("NextToken"):
             raise PermanentError(
                 f"{setting('model')}: the model is a {of_type}, and conversations are for decoders "
                 f"({', '.join(fitting('NextToken'))}); name one of these"
             )
-        return "Responses"
+        return stage.objective
     if (given := stage.objective) and given not in OBJECTIVES[of_type]:
         raise PermanentError(
             f"{setting('objective')}: {given} is for {', '.join(fitting(given))}, and the model is a {of_type}; use "

@@ -98,7 +98,7 @@ def _refuse_mismatch(stage: EvaluateStage, trained: TrainedModel, group: Group) 
             f"evaluate.sequenceLength: {stage.sequence_length} is longer than the {trained.sequence_length} tokens that the "
             f"model was trained with; use {trained.sequence_length} or less"
         )
-    if stage.samples and trained.objective not in ("NextToken", "Responses"):
+    if stage.samples and trained.objective not in ("NextToken", "Responses", "Preferences"):
         raise PermanentError(
             f"evaluate.samples: a {trained.model.config.model_type} continues no text, only decoders do; leave it out"
         )

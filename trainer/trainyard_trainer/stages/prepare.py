@@ -27,7 +27,7 @@ from trainyard_api.storage import sync_folder
 from ..artifacts import finished_artifact, own_artifact, write_artifact
 from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
 from ..data.fetched import fetch_folder, fetch_sources, read_fetched
-from ..data.shards import RESPONSES, TARGETS, ShardWriter, token_dtype
+from ..data.shards import REJECTED, RESPONSES, TARGETS, ShardWriter, token_dtype
 from ..data.special_tokens import special_tokens
 from ..data.tokenizer import FILES, copy_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer, write_template
 from ..errors import PermanentError, RetryableError
@@ -73,7 +73,9 @@ def prepare(group: Group) -> Artifact:
         progress.note(f"tokenising: {tokens:,} tokens", documents, survey.kept.total())
 
     if settings.conversations:
-        splits = write_conversations(read(written), folder, settings.shard_tokens, tell)
+        splits = write_conversations(
+            read(written), folder, settings.shard_tokens, tell, pairs=settings.sources[0].format == "preferences"
+        )
     else:
         splits = write_splits(
             read(written),
@@ -177,33 +179,38 @@ def write_splits(
 
 
 def write_conversations(
-    documents: Iterator[Kept], folder: Path, shard_tokens: int, tell: Callable[[int, int], None]
+    documents: Iterator[Kept], folder: Path, shard_tokens: int, tell: Callable[[int, int], None], *, pairs: bool
 ) -> dict[Split, ShardWriter]:
-    """The same of conversations, as the tokenizer's template writes them, with what the assistant says beside the tokens."""
+    """The same of conversations, as the tokenizer's template writes them, with what the assistant says beside the tokens; of
+    pairs, what was chosen so, and what was not below it.
+    """
     from ..data.conversations import ChatTokens, UnusableError  # transformers, which other text does not need
 
     chat = ChatTokens(folder / "tokenizer")
     dtype = token_dtype(load_tokenizer(folder / "tokenizer").get_vocab_size())
     with ExitStack() as open_files:
-        splits = {
-            split: open_files.enter_context(ShardWriter(folder / FOLDERS[split], dtype, shard_tokens))
-            for split in FOLDERS
-        }
-        responses = {
-            split: open_files.enter_context(
-                ShardWriter(folder / FOLDERS[split] / RESPONSES, np.dtype("u1"), shard_tokens)
-            )
-            for split in FOLDERS
-        }
+
+        def writers(split: Split, *below: str) -> tuple[ShardWriter, ShardWriter]:
+            place = folder.joinpath(FOLDERS[split], *below)
+            tokens = ShardWriter(place, dtype, shard_tokens)
+            responses = ShardWriter(place / RESPONSES, np.dtype("u1"), shard_tokens)
+            return open_files.enter_context(tokens), open_files.enter_context(responses)
+
+        sides = [{split: writers(split) for split in FOLDERS}]
+        sides += [{split: writers(split, REJECTED) for split in FOLDERS}] if pairs else []
+        splits = {split: tokens for split, (tokens, _) in sides[0].items()}
         for document in documents:
-            try:
-                tokens, learned = chat.encode(json.loads(document.text))
-            except UnusableError as error:
-                raise PermanentError(
-                    f"prepare.chatTemplate: {error}: {document.text[:200]}; give another template, or leave such rows out"
-                ) from None
-            splits[document.split].write(tokens, document.num_bytes)
-            responses[document.split].write(learned, document.num_bytes)
+            conversations = json.loads(document.text)
+            for side, messages in zip(sides, conversations if pairs else [conversations], strict=True):
+                try:
+                    tokens, learned = chat.encode(messages)
+                except UnusableError as error:
+                    raise PermanentError(
+                        f"prepare.chatTemplate: {error}: {document.text[:200]}; give another template, or leave such rows out"
+                    ) from None
+                to_tokens, to_responses = side[document.split]
+                to_tokens.write(tokens, document.num_bytes)
+                to_responses.write(learned, document.num_bytes)
             tell(sum(it.num_documents for it in splits.values()), sum(it.num_tokens for it in splits.values()))
     return splits
 

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from trainyard_api.checkpoint import MANIFEST, Cursor, CursorPart, Manifest, committed
 from trainyard_api.objectives import TrainedOn
 from trainyard_api.protocol import Artifact
 from trainyard_api.storage import Storage
-from trainyard_api.training_stages import SftStage, TrainingStage
+from trainyard_api.training_stages import DpoStage, SftStage, TrainingStage
 from transformers import PreTrainedModel
 
 from .. import stopping
@@ -43,10 +44,12 @@ from ..engine.schedule import learning_rate
 from ..errors import PermanentError, RolledBackError, StopRequested, setting
 from ..group import Group
 from ..models.build import build_model
+from ..models.dropout import leave_out_dropout
 from ..models.kernels import use_liger
 from ..models.lora import with_adapters
 from ..models.noise import add_noise
 from ..models.origin import Origin, origin
+from ..preferences.reference import compare_with_reference
 from ..pulse import Pulse
 from ..scratch import Known
 from ..telemetry.profile import Profile
@@ -76,9 +79,8 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
     objective = objective_of(begun.objective, begun.config, begun.tokens, stage.sequence_length, group.job.seed)
     rows = {field: objective.open(corpus / "train") for field, corpus in corpora.items()}
     batches = Batches(rows, objective, stage, group)
-    held_out = HeldOut(
-        {field: objective.open(corpus / "held-out") for field, corpus in measured.items()}, objective, stage, group
-    )
+    held_out_rows = {field: objective.open(corpus / "held-out") for field, corpus in measured.items()}
+    held_out = HeldOut(held_out_rows, objective, stage, group)
     cursor = _cursor(stage, corpora, begun.objective, group.job.seed)
     checkpoints = Checkpoints(group)
     pulse.beat("restoring")
@@ -88,6 +90,13 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
         tell_of_compiling(pulse)
         engine.compile()
     start, kept = (found.manifest.step, found.kept) if found else (0, None)
+    if isinstance(stage, DpoStage):
+        pulse.beat("working")
+        splits: dict[str, Any] = {f"{field} train": each for field, each in rows.items()}
+        splits |= {f"{field} held-out": each for field, each in held_out_rows.items()}
+        compare_with_reference(
+            splits, objective, engine, cursor, group, stage.micro_batch, pulse.beat, begins=not found
+        )
     engine.numerics.overrule(checkpoints.rolled_back, start)
     checkpoints.begin(start)
     progress = TrainingProgress(stage, begun.config, device, group, pulse)
@@ -219,6 +228,8 @@ def _as_trained(model: PreTrainedModel, stage: TrainingStage, group: Group, devi
         enable({"use_reentrant": False})
     if isinstance(stage, SftStage) and stage.embedding_noise:
         add_noise(model, stage.embedding_noise)
+    if isinstance(stage, DpoStage):
+        leave_out_dropout(model)
     return with_adapters(model, stage.model.lora, group.job.seed) if stage.model.lora else model
 
 

@@ -9,6 +9,7 @@ from ..special_tokens import MASK, SpecialTokens, sentinel
 from .masked_lm import MaskedLM
 from .next_token import NextToken
 from .objective import Objective
+from .preferences import Preferences
 from .responses import Responses
 from .sequence_to_sequence import SequenceToSequence
 from .span_corruption import SpanCorruption, longest_piece, sentinels_needed
@@ -34,6 +35,8 @@ def objective_of(name: TrainedOn, config: PretrainedConfig, tokens: SpecialToken
         return NextToken(length, tokens.begin)
     if name == "Responses":
         return Responses(length, tokens.begin)
+    if name == "Preferences":
+        return Preferences(length, tokens.begin)
     if name == "MaskedLM":
         assert tokens.mask is not None
         return MaskedLM(length, tokens.begin, tokens.end, tokens.mask, tokens.size, seed)

@@ -42,16 +42,16 @@ class NextToken:
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """input_ids and position_ids, with the labels one ahead."""
-        return self.of_pieces([(each.rows.tokens, each.rows.row(each.number)) for each in samples])
+        return self.of_pieces([[(each.rows.tokens, piece) for piece in each.rows.row(each.number)] for each in samples])
 
-    def of_pieces(self, rows: Sequence[tuple[TokenShards, Sequence[Piece]]]) -> Batch:
+    def of_pieces(self, rows: Sequence[Sequence[tuple[TokenShards, Piece]]]) -> Batch:
         """The same for any pieces that fit."""
         inputs_BT = np.full((len(rows), self.length), self.begin)
         positions_BT = np.zeros_like(inputs_BT)
         labels_BT = np.full_like(inputs_BT, IGNORED)
-        for row, (tokens, pieces) in enumerate(rows):
+        for row, pieces in enumerate(rows):
             at = 0
-            for piece in pieces:
+            for tokens, piece in pieces:
                 place = slice(at, at + piece.length)
                 inputs_BT[row, place], labels_BT[row, place] = self._pair(tokens, piece)
                 positions_BT[row, place] = np.arange(piece.length)

@@ -68,7 +68,9 @@ class Responses:
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """As the next token's, with the labels of responses alone."""
         rows = [(each.rows, each.rows.row(each.number)) for each in samples]
-        batch = NextToken(self.length, self.begin).of_pieces([(split.tokens, pieces) for split, pieces in rows])
+        batch = NextToken(self.length, self.begin).of_pieces(
+            [[(split.tokens, piece) for piece in pieces] for split, pieces in rows]
+        )
         labels_BT = batch.labels.numpy()
         for row, (split, pieces) in enumerate(rows):
             at = 0

@@ -1,0 +1,136 @@
+"""Pairs of responses of which one is preferred, for decoders: next token, where responses' tokens are labels, and each belongs
+to one response of one pair.
+
+Both responses of a pair lie in one row, each after its prompt, and see nothing of each other; several pairs share a row. A pair
+that is longer than a row is left out, and counted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...errors import PermanentError, setting
+from ..batch import IGNORED, Batch
+from ..packing import BestFit, Piece
+from ..shards import REJECTED, RESPONSES, TokenShards
+from .next_token import NextToken
+from .objective import Sample
+
+NOBODY = -1
+"""The response of a position that is in none."""
+
+
+@dataclass(frozen=True)
+class PairBatch(Batch):
+    """Rows of P pairs: response 2p is the one that was chosen, 2p + 1 the other one. A label is a pair."""
+
+    responses: Tensor
+    """int64 (B, T): the response that each label is of, NOBODY where there is none."""
+    rows_of_pairs: Tensor
+    """int64 (P,): the row that each pair lies in."""
+    reference: Tensor
+    """float (2P,): what the reference's log-probabilities of each response's tokens sum up to."""
+
+    @property
+    def num_labels(self) -> int:
+        """Pairs."""
+        return len(self.rows_of_pairs)
+
+    def labels_of_rows(self) -> Tensor:
+        """Pairs, by row."""
+        return torch.bincount(self.rows_of_pairs, minlength=len(self))
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """The same on a device."""
+        inputs = {name: each.to(device) for name, each in self.inputs.items()}
+        tensors = ("labels", "responses", "rows_of_pairs", "reference")
+        return replace(self, inputs=inputs, **{name: getattr(self, name).to(device) for name in tensors})
+
+
+class PairRows:
+    """A split of pairs, packed whole."""
+
+    documents_cut = 0
+
+    def __init__(self, folder: Path, length: int) -> None:
+        if not (folder / REJECTED).is_dir():
+            raise PermanentError(
+                f"{setting('data')}: holds no pairs of responses; prepare them with prepare.sources[0].format: preferences"
+            )
+        self.sides = [TokenShards(folder), TokenShards(folder / REJECTED)]
+        self.responses = [TokenShards(folder / RESPONSES), TokenShards(folder / REJECTED / RESPONSES)]
+        self.reference = np.zeros((self.sides[0].num_documents, 2), dtype=np.float32)
+        """The reference's log-probability of each pair's responses, chosen and rejected; 0 until it is known."""
+        self._lengths = [np.diff(side.document_ends.astype(np.int64), prepend=0) for side in self.sides]
+        both = sum(self._lengths)
+        fits = both <= length
+        self.too_long = int((~fits).sum())
+        if not fits.any():
+            raise PermanentError(
+                f"{setting('sequenceLength')}: all {len(fits)} pairs are longer than {length} tokens, prompts and both "
+                f"responses, and none is cut; use at least {both.min()}, better {both.max()}"
+            )
+        sizes = np.where(fits, both, 0)
+        self._rows = BestFit(sizes, length)
+        self.real = float(sizes.sum() / (length * len(self._rows)))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, number: int) -> list[int]:
+        """The pairs of a row."""
+        return self._rows.row(number)
+
+    def pieces(self, pair: int) -> list[tuple[TokenShards, Piece]]:
+        """Both responses of a pair with their prompt, the chosen one first."""
+        found = []
+        for side, lengths in zip(self.sides, self._lengths, strict=True):
+            length = int(lengths[pair])
+            found.append((side, Piece(int(side.document_ends[pair]) - length, length, pair, begins=True, ends=True)))
+        return found
+
+    def learned(self, pair: int) -> list[NDArray[np.int64]]:
+        """For each token of both, 1 if it is of the response."""
+        return [side.document(pair) for side in self.responses]
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """In rows of `length` positions; `begin` is what the model reads before a prompt's first token."""
+
+    length: int
+    begin: int
+
+    def open(self, folder: Path) -> PairRows:
+        """A split, packed."""
+        return PairRows(folder, self.length)
+
+    def batch(self, samples: Sequence[Sample]) -> PairBatch:
+        """As the next token's, with the labels of responses alone, and whose each is."""
+        rows: list[tuple[PairRows, list[int]]] = [(each.rows, each.rows.row(each.number)) for each in samples]
+        pieces = [[piece for pair in pairs for piece in split.pieces(pair)] for split, pairs in rows]
+        batch = NextToken(self.length, self.begin).of_pieces(pieces)
+        labels_BT = batch.labels.numpy()
+        responses_BT = np.full_like(labels_BT, NOBODY)
+        response = 0
+        for row, (split, pairs) in enumerate(rows):
+            at = 0
+            for learned_T in (each for pair in pairs for each in split.learned(pair)):
+                place = slice(at, at + len(learned_T))
+                labels_BT[row, place][learned_T == 0] = IGNORED
+                responses_BT[row, place][learned_T == 1] = response
+                at, response = at + len(learned_T), response + 1
+        reference = np.concatenate([split.reference[pairs].ravel() for split, pairs in rows])
+        rows_of_pairs = np.repeat(np.arange(len(rows)), [len(pairs) for _, pairs in rows])
+        return PairBatch(
+            batch.inputs,
+            batch.labels,
+            torch.from_numpy(responses_BT),
+            torch.from_numpy(rows_of_pairs),
+            torch.from_numpy(reference),
+        )
