@@ -7,7 +7,7 @@ from .model import Rule, rule
 ModelType = Literal["llama", "qwen3", "gpt2", "t5", "bert", "modernbert"]
 Objective = Literal["NextToken", "MaskedLM", "SpanCorruption", "SequenceToSequence"]
 """What pretrain trains on."""
-TrainedOn = Literal[Objective, "Responses", "Preferences"]
+TrainedOn = Literal[Objective, "Responses", "Preferences", "Rewards"]
 """What any stage trains on."""
 
 OBJECTIVES: dict[ModelType, tuple[Objective, ...]] = {

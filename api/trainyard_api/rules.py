@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from .model import Mistake, Model, Rule
-from .stages import TRAINING_KINDS, StageKind
+from .stages import LANGUAGE_MODEL_KINDS, TRAINING_KINDS, StageKind
 
 if TYPE_CHECKING:
     from .run import Spec
@@ -21,7 +21,7 @@ REFERENCES: tuple[tuple[StageKind, str, tuple[StageKind, ...]], ...] = (
     *((kind, "data", _PREPARED) for kind in TRAINING_KINDS),
     *((kind, "mixture[].data", _PREPARED) for kind in TRAINING_KINDS),
     *((kind, "validation.sets[].data", _PREPARED) for kind in TRAINING_KINDS),
-    *((kind, "model.stage", TRAINING_KINDS) for kind in TRAINING_KINDS),
+    *((kind, "model.stage", LANGUAGE_MODEL_KINDS) for kind in TRAINING_KINDS),
     ("evaluate", "model", TRAINING_KINDS),
     ("evaluate", "data", _PREPARED),
     ("export", "model", TRAINING_KINDS),

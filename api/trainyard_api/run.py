@@ -21,7 +21,7 @@ from .stages import (
     StageKind,
 )
 from .status import Status
-from .training_stages import DpoStage, PretrainStage, SftStage, TrainingStage
+from .training_stages import DpoStage, PretrainStage, RewardStage, SftStage, TrainingStage
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
 
@@ -95,6 +95,7 @@ class Stage(Model):
     prepare: PrepareStage | None = None
     pretrain: PretrainStage | None = None
     sft: SftStage | None = None
+    reward: RewardStage | None = None
     dpo: DpoStage | None = None
     evaluate: EvaluateStage | None = None
     export: ExportStage | None = None

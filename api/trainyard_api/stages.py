@@ -7,9 +7,11 @@ from pydantic import Field, StringConstraints
 from .fields import FolderPath, StageName
 from .model import Model, rule
 
-StageKind = Literal["prepare", "pretrain", "sft", "dpo", "evaluate", "export"]
-KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "sft", "dpo", "evaluate", "export")
-TRAINING_KINDS: tuple[StageKind, ...] = ("pretrain", "sft", "dpo")
+StageKind = Literal["prepare", "pretrain", "sft", "reward", "dpo", "evaluate", "export"]
+KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "sft", "reward", "dpo", "evaluate", "export")
+LANGUAGE_MODEL_KINDS: tuple[StageKind, ...] = ("pretrain", "sft", "dpo")
+"""Those that train a model of language, from which another stage can go on."""
+TRAINING_KINDS: tuple[StageKind, ...] = (*LANGUAGE_MODEL_KINDS, "reward")
 """Those that train a model."""
 SINGLE_PROCESS_KINDS: tuple[StageKind, ...] = ("prepare", "export")
 """Stages whose work is one process's, whatever the run's workers are."""
@@ -28,8 +30,8 @@ class Source(Model):
     """Text without a file. `python-docs`: the language reference in Python's own standard library (0.5 MB)."""
     format: Literal["auto", "text", "markdown", "jsonl", "conversations", "preferences"] = "auto"
     """`auto` goes by the file's ending: .jsonl, .md and .markdown, anything else is text. `conversations` are JSONL for sft, a
-    row each: `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`; `preferences` JSONL for dpo,
-    with `prompt`, `chosen` and `rejected`; docs/stages.md.
+    row each: `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`; `preferences` JSONL for reward
+    and dpo, with `prompt`, `chosen` and `rejected`; docs/stages.md.
     """
     text_field: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "text"
     """The key of a JSONL row that holds the document."""
@@ -149,8 +151,8 @@ class SampleSettings(Model):
 
 
 class EvaluateStage(Model):
-    """Measure a model on the held-out split: a decoder's perplexity and bits per byte, beside unigram and zlib baselines; of
-    other models the loss of what they were trained on.
+    """Measure a model on the held-out split: a decoder's perplexity and bits per byte, beside unigram and zlib baselines; how
+    good a reward model's scores are; of other models the loss of what they were trained on.
     """
 
     model: StageName

@@ -104,7 +104,31 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "preferring with the loss of tokens": (
         _tuned("dpo", loss={"zLoss": 0.1}),
-        ("spec.stages[1].dpo.loss", "use preferences.labelSmoothing"),
+        ("spec.stages[1].dpo.loss", "here it is of pairs"),
+    ),
+    "rewarding on the data of no stage": (
+        _tuned("reward", data="report"),
+        ("stages[1].reward.data: report is not an earlier prepare stage",),
+    ),
+    "rewarding on a part that no stage prepares": (
+        _tuned("reward", data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
+        ("stages[1].reward.mixture[0].data: report is not an earlier prepare stage",),
+    ),
+    "rewarding with a validation set that no stage prepares": (
+        _tuned("reward", validation={"sets": [{"data": "report"}]}),
+        ("stages[1].reward.validation.sets[0].data: report is not an earlier prepare stage",),
+    ),
+    "rewarding with a stage that trains none": (
+        _tuned("reward", model={"stage": "corpus"}),
+        ("stages[1].reward.model.stage: corpus is not an earlier",),
+    ),
+    "rewarding with a batch that ranks can't share": (
+        _tuned("reward", globalBatch=30),
+        ("stages[1].reward.globalBatch: 30 is not divisible by 4 ranks × microBatch 4; use 16 or 32",),
+    ),
+    "rewarding with the loss of tokens": (
+        _tuned("reward", loss={"zLoss": 0.1}),
+        ("spec.stages[1].reward.loss", "here it is of pairs"),
     ),
     "wrong choices for a loss that knows none": (
         _tuned("dpo", preferences={"loss": "IPO", "labelSmoothing": 0.1}),
@@ -259,11 +283,11 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "no stages": ({"spec.stages": []}, ("spec.stages", "at least 1 item")),
     "a stage without a kind": (
         {"spec.stages.3.export": LEFT_OUT},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, dpo, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, reward, dpo, evaluate, export"),
     ),
     "a stage of two kinds": (
         {"spec.stages.3.evaluate": {"model": "base", "data": "corpus"}},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, dpo, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, reward, dpo, evaluate, export"),
     ),
     "a stage name with capitals": ({"spec.stages.3.name": "Folder"}, ("spec.stages[3].name", "^[a-z]")),
     "two stages of one name": ({"spec.stages.3.name": "report"}, ("spec.stages", "stage names must be unique")),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from preparing import put, run_prepare
 from trainyard_trainer.data.batch import IGNORED
-from trainyard_trainer.data.conversations import ChatTokens, UnusableError, conversation, pair
+from trainyard_trainer.data.conversations import ChatTokens, UnusableError, conversation, preference
 from trainyard_trainer.data.objectives.objective import Sample
 from trainyard_trainer.data.objectives.preferences import Preferences
 from trainyard_trainer.data.objectives.responses import Responses
@@ -83,13 +83,14 @@ PAIRS: dict[str, dict[str, Any]] = {
     "texts": {"prompt": "Is it?", "chosen": "Yes", "rejected": " No"},
     "messages": {"prompt": said(ASKED), "chosen": said(YES), "rejected": said(NO)},
     "whole conversations": {"chosen": said(ASKED, YES), "rejected": said(ASKED, NO)},
+    "graded": {"prompt": "Is it?", "chosen": "Yes", "rejected": "No", "margin": 2},
     "hh-rlhf": {"chosen": "\n\nHuman: Is it?\n\nAssistant: Yes", "rejected": "\n\nHuman: Is it?\n\nAssistant: No"},
 }
 
 
 @pytest.mark.parametrize("row", PAIRS.values(), ids=PAIRS.keys())
 def test_rows_are_pairs(row: dict[str, Any]) -> None:
-    assert pair(row) == (said(ASKED, YES), said(ASKED, NO))
+    assert preference(row) == {"sides": (said(ASKED, YES), said(ASKED, NO)), "margin": row.get("margin", 0)}
 
 
 NO_PAIRS = {
@@ -97,13 +98,14 @@ NO_PAIRS = {
     "with responses to different prompts": {"chosen": said(ASKED, YES), "rejected": said(("user", "Or?"), NO)},
     "with an empty message": {"prompt": "Is it?", "chosen": "Yes", "rejected": ""},
     "without prompt": {"prompt": "", "chosen": "Yes", "rejected": "No"},
+    "with a margin that is no number from 0 on": {"prompt": "Is it?", "chosen": "Yes", "rejected": "No", "margin": -1},
 }
 
 
 @pytest.mark.parametrize(("reason", "row"), NO_PAIRS.items(), ids=NO_PAIRS.keys())
 def test_pairs_that_teach_nothing_are_left_out_with_the_reason(reason: str, row: dict[str, Any]) -> None:
     with pytest.raises(UnusableError, match=reason):
-        pair(row)
+        preference(row)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ RESPONSES = "responses"
 """Within a split's folder of conversations: 1 for each token that is the assistant's, 0 for each that it is told."""
 REJECTED = "rejected"
 """Within a split's folder of preferences, the same of the responses that were not chosen."""
+MARGINS = "margins.npy"
+"""Within that folder, fp32: by how much each response that was chosen is better, where rows say so."""
 _INDEX = "index.json"
 _DOCUMENTS = "documents.idx"
 

@@ -27,7 +27,7 @@ from trainyard_api.storage import sync_folder
 from ..artifacts import finished_artifact, own_artifact, write_artifact
 from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
 from ..data.fetched import fetch_folder, fetch_sources, read_fetched
-from ..data.shards import REJECTED, RESPONSES, TARGETS, ShardWriter, token_dtype
+from ..data.shards import MARGINS, REJECTED, RESPONSES, TARGETS, ShardWriter, token_dtype
 from ..data.special_tokens import special_tokens
 from ..data.tokenizer import FILES, copy_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer, write_template
 from ..errors import PermanentError, RetryableError
@@ -199,9 +199,12 @@ def write_conversations(
         sides = [{split: writers(split) for split in FOLDERS}]
         sides += [{split: writers(split, REJECTED) for split in FOLDERS}] if pairs else []
         splits = {split: tokens for split, (tokens, _) in sides[0].items()}
+        margins: dict[Split, list[float]] = {split: [] for split in FOLDERS}
         for document in documents:
-            conversations = json.loads(document.text)
-            for side, messages in zip(sides, conversations if pairs else [conversations], strict=True):
+            said = json.loads(document.text)
+            if pairs:
+                margins[document.split].append(said["margin"])
+            for side, messages in zip(sides, said["sides"] if pairs else [said], strict=True):
                 try:
                     tokens, learned = chat.encode(messages)
                 except UnusableError as error:
@@ -212,6 +215,9 @@ def write_conversations(
                 to_tokens.write(tokens, document.num_bytes)
                 to_responses.write(learned, document.num_bytes)
             tell(sum(it.num_documents for it in splits.values()), sum(it.num_tokens for it in splits.values()))
+    for split, each in margins.items():
+        if any(each):
+            np.save(folder / FOLDERS[split] / REJECTED / MARGINS, np.array(each, dtype=np.float32))
     return splits
 
 
