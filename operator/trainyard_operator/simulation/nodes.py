@@ -242,12 +242,13 @@ class Nodes:
         shown = {"name": TRAINER_CONTAINER, "restartCount": container.restarts, "ready": ready, "state": state}
         conditions = pod["status"].get("conditions", ())
         kept = [each for each in conditions if each["type"] != "Ready"]
-        same = (each for each in conditions if each["type"] == "Ready" and each["status"] == str(ready))
-        since = {"lastTransitionTime": next(same, {}).get("lastTransitionTime") or to_second(self.now())}
+        same = [each for each in conditions if each["type"] == "Ready" and each["status"] == str(ready)]
+        since = same[0].get("lastTransitionTime") if same else None
+        unready = {"reason": UNREADY_CONTAINER, "lastTransitionTime": since or to_second(self.now())}
         status = {
             "phase": phase,
             "podIP": container.agent.address,
-            "conditions": [*kept, {"type": "Ready", "status": str(ready), "reason": UNREADY_CONTAINER, **since}],
+            "conditions": [*kept, {"type": "Ready", "status": str(ready), **unready}],
             "containerStatuses": [shown | {"lastState": last}],
         }
         return self.server.change("pods", _name(pod), status=status)
