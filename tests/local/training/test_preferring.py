@@ -142,7 +142,7 @@ def test_what_a_reward_model_is_measured_at_is_what_it_was_reported_with(storage
     job = a_job("evaluate", storage / "judged", {"model": "judge", "data": "votes", "sequenceLength": 128}, inputs)
     WarmRanks(job, 2).succeed()
     measured = json.loads((storage / "judged/report.json").read_text())
-    reported = json.loads((judge / "report.json").read_text())["data"]
+    reported = json.loads((judge / "report.json").read_text())["votes"]
     assert measured["pairs"] == reported["pairs"] > 5
     for figure in ("accuracy", "calibration_error", "score_deviation", "length_bias"):
         assert measured[figure] == pytest.approx(reported[figure], abs=1e-4)

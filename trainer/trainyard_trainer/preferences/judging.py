@@ -101,7 +101,7 @@ def wilson(share: float, number: int) -> tuple[float, float]:
     squared = _NORMAL_95**2
     middle = (share + squared / (2 * number)) / (1 + squared / number)
     half = _NORMAL_95 / (1 + squared / number) * math.sqrt(share * (1 - share) / number + squared / (4 * number**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
 def _calibration(margins_P: NDArray[np.float64]) -> list[dict[str, float]]:
