@@ -17,8 +17,9 @@ SINGLE_PROCESS_KINDS: tuple[StageKind, ...] = ("prepare", "export")
 """Stages whose work is one process's, whatever the run's workers are."""
 
 
-CHAT_FORMATS = ("conversations", "preferences")
+CHAT_FORMATS = ("conversations", "preferences", "unpaired")
 """Of files whose text has roles."""
+_CHAT = "['conversations', 'preferences', 'unpaired']"
 
 
 class Source(Model):
@@ -28,10 +29,11 @@ class Source(Model):
     """A file, or a folder that is read with all its sub-folders. Relative paths start at the storage root."""
     builtin: Literal["python-docs"] | None = None
     """Text without a file. `python-docs`: the language reference in Python's own standard library (0.5 MB)."""
-    format: Literal["auto", "text", "markdown", "jsonl", "conversations", "preferences"] = "auto"
+    format: Literal["auto", "text", "markdown", "jsonl", "conversations", "preferences", "unpaired"] = "auto"
     """`auto` goes by the file's ending: .jsonl, .md and .markdown, anything else is text. `conversations` are JSONL for sft, a
     row each: `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`; `preferences` JSONL for reward
-    and dpo, with `prompt`, `chosen` and `rejected`; docs/stages.md.
+    and dpo, with `prompt`, `chosen` and `rejected`; `unpaired` for dpo's loss KTO, with `prompt`, `completion` and a `label`, true
+    or false; docs/stages.md.
     """
     text_field: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "text"
     """The key of a JSONL row that holds the document."""
@@ -45,7 +47,7 @@ class Source(Model):
             "give exactly one of path and builtin",
         ),
         rule(
-            "!(self.format in ['conversations', 'preferences']) || has(self.path)",
+            f"!(self.format in {_CHAT}) || has(self.path)",
             lambda it: it.format not in CHAT_FORMATS or it.path is not None,
             "conversations and preferences come from files; name JSONL files in path",
             "format",
@@ -103,22 +105,21 @@ class PrepareStage(Model):
 
     rules: ClassVar = (
         rule(
-            "self.sources.all(s, s.format == self.sources[0].format || !(s.format in ['conversations', 'preferences'] || "
-            "self.sources[0].format in ['conversations', 'preferences']))",
+            "self.sources.all(s, s.format == self.sources[0].format || "
+            f"!(s.format in {_CHAT} || self.sources[0].format in {_CHAT}))",
             lambda it: len({source.format if source.format in CHAT_FORMATS else "" for source in it.sources}) == 1,
-            "conversations, preferences and other text can't be prepared together; make a prepare stage of each",
+            "conversations, preferences, unpaired ones and other text can't be prepared together; make a prepare stage of each",
             "sources",
         ),
         rule(
-            "!(self.sources[0].format in ['conversations', 'preferences']) || "
-            "has(self.tokenizer.stage) || has(self.tokenizer.path)",
+            f"!(self.sources[0].format in {_CHAT}) || has(self.tokenizer.stage) || has(self.tokenizer.path)",
             lambda it: not it.conversations or it.tokenizer.stage is not None or it.tokenizer.path is not None,
             "conversations are for a model that there is; name the prepare stage of its data in tokenizer.stage, or its folder "
             "in tokenizer.path",
             "tokenizer",
         ),
         rule(
-            "!has(self.chatTemplate) || self.sources[0].format in ['conversations', 'preferences']",
+            f"!has(self.chatTemplate) || self.sources[0].format in {_CHAT}",
             lambda it: it.chat_template is None or it.conversations,
             "only conversations are written by a template; set format: conversations, or leave it out",
             "chatTemplate",
@@ -133,7 +134,7 @@ class PrepareStage(Model):
 
     @property
     def conversations(self) -> bool:
-        """Whether conversations are prepared, or preferences between two of them."""
+        """Whether conversations are prepared, or preferences among them."""
         return self.sources[0].format in CHAT_FORMATS
 
 

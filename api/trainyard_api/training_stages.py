@@ -299,7 +299,11 @@ class DpoStage(TrainingStage):
     """Prefer what was chosen to what was rejected, without going far from the model that it begins with."""
 
     kind: ClassVar[str] = "dpo"
-    objective: ClassVar[TrainedOn] = "Preferences"
     preferences: PreferenceSettings = PreferenceSettings()
 
     rules: ClassVar = (*SftStage.rules, _OF_PAIRS)
+
+    @property
+    def objective(self) -> TrainedOn:
+        """What it trains on: pairs, or single responses."""
+        return "Unpaired" if self.preferences.loss == "KTO" else "Preferences"

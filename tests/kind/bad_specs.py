@@ -130,6 +130,10 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         _tuned("reward", loss={"zLoss": 0.1}),
         ("spec.stages[1].reward.loss", "here it is of pairs"),
     ),
+    "weights of good responses for a loss of pairs": (
+        _tuned("dpo", preferences={"desirableWeight": 2}),
+        ("spec.stages[1].dpo.preferences.desirableWeight", "only the loss KTO weighs"),
+    ),
     "wrong choices for a loss that knows none": (
         _tuned("dpo", preferences={"loss": "IPO", "labelSmoothing": 0.1}),
         ("spec.stages[1].dpo.preferences.labelSmoothing", "only the losses Sigmoid and Robust"),

@@ -56,6 +56,13 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw.shuffle(rows)
     put(folder, {"votes.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
     run_prepare(folder, {"path": "votes.jsonl", "format": "preferences"}, out="votes", tokenizer={"stage": "corpus"})
+    rated = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in rows
+        for side in ("chosen", "rejected")
+    ]
+    put(folder, {"rated.jsonl": "".join(json.dumps(row) + "\n" for row in draw.sample(rated, 240))})
+    run_prepare(folder, {"path": "rated.jsonl", "format": "unpaired"}, out="rated", tokenizer={"stage": "corpus"})
     settings = TINY | {"sequenceLength": 128, "model": TINY_LLAMA, "steps": 20, "optimizer": {"learningRate": 1e-2}}
     WarmRanks(a_job("pretrain", folder / "base", settings, {"data": folder / "corpus"})).succeed()
     return folder
@@ -193,3 +200,33 @@ def test_rewards_of_a_global_batch_are_the_same_however_it_is_split(
         )
         assert of_these[1] == pytest.approx(of_all[1], abs=1e-6)
         assert of_these[2] == pytest.approx(of_all[2], abs=1e-5)
+
+
+KTO: dict[str, Any] = {"preferences": {"loss": "KTO", "beta": 0.5, "undesirableWeight": 2}}
+
+
+@pytest.fixture(scope="module")
+def unpaired(storage: Path) -> Path:
+    inputs = {"data": storage / "rated", "model.stage": storage / "base"}
+    ranks = WarmRanks(a_job("dpo", storage / "unpaired", SETTINGS | KTO, inputs))
+    ranks.succeed()
+    return ranks.output
+
+
+def test_single_responses_that_are_good_or_not_are_enough(unpaired: Path) -> None:
+    first, *_, last = (line for line in metric_lines(unpaired) if "loss" in line)
+    assert first["reward"] == first["reference_point"] == pytest.approx(0, abs=1e-5)
+    assert 0.5 < first["loss"] < 1, "half of the weight of each response"
+    assert last["accuracy"] > 0.8
+    assert last["reference_point"] >= 0
+    assert read_artifact(unpaired, "dpo")["metrics"]["held_out_accuracy"] > 0.8
+
+
+def test_the_reference_point_is_that_of_the_global_batch_however_it_is_split(storage: Path, unpaired: Path) -> None:
+    inputs = {"data": storage / "rated", "model.stage": storage / "base"}
+    split = {"microBatch": 4, "deepspeed": {"zero_optimization": {"stage": 0}}, "steps": 4}
+    ranks = WarmRanks(a_job("dpo", storage / "unpaired-whole", SETTINGS | KTO | split, inputs), 1)
+    ranks.succeed()
+    one, other = ([line for line in metric_lines(it) if "loss" in line] for it in (unpaired, ranks.output))
+    for figure in ("loss", "accuracy", "reward", "reference_point"):
+        assert other[1][figure] == pytest.approx(one[1][figure], abs=1e-5)

@@ -44,6 +44,14 @@ class Preference(TypedDict):
     """By how much what was chosen is better; 0 where the row has none."""
 
 
+class Rating(TypedDict):
+    """What one row says of a single response."""
+
+    messages: list[Message]
+    desirable: bool
+    """Whether the last response is good."""
+
+
 class UnusableError(Exception):
     """A conversation that is left out; str(e) is the reason, under which it is counted."""
 
@@ -103,6 +111,17 @@ def preference(row: dict[str, Any]) -> Preference:
     if not isinstance(margin, int | float) or not 0 <= margin < math.inf:
         raise UnusableError("with a margin that is no number from 0 on")
     return Preference(sides=(chosen, rejected), margin=float(margin))
+
+
+def rating(row: dict[str, Any]) -> Rating:
+    """A conversation with a `label`, true if its last response is good.
+
+    Raises UnusableError if there is nothing to learn from it, KeyError if it is no such row.
+    """
+    label = row["label"]
+    if not isinstance(label, bool):
+        raise UnusableError("with a label that is neither true nor false")
+    return Rating(messages=conversation(row), desirable=label)
 
 
 def _response(given: Any) -> list[dict[str, Any]]:

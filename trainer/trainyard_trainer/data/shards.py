@@ -27,6 +27,8 @@ REJECTED = "rejected"
 """Within a split's folder of preferences, the same of the responses that were not chosen."""
 MARGINS = "margins.npy"
 """Within that folder, fp32: by how much each response that was chosen is better, where rows say so."""
+DESIRABLE = "desirable.npy"
+"""Within that folder, where its responses are those to other prompts: of each that belongs to its prompt, whether it is good."""
 _INDEX = "index.json"
 _DOCUMENTS = "documents.idx"
 

@@ -1,5 +1,6 @@
 """What a stage minimises, as the engine knows it: from a batch to a number, whatever a label is (a token, a pair, …)."""
 
+from collections.abc import Iterable
 from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ class Criterion(Protocol):
 
     FIGURES: ClassVar[tuple[str, ...]]
     """The names of what is shown beside the loss, each a mean over the labels of a global batch."""
+
+    def look_ahead(self, module: nn.Module, batches: Iterable[Batch]) -> None:
+        """See to what has to be known of this rank's share of a global batch before its gradients. May be a collective."""
 
     def leave_out_of_compiling(self) -> None:
         """Keep torch.compile from what gains nothing of it."""

@@ -97,6 +97,8 @@ class Engine:
         losses = torch.zeros(len(own), dtype=torch.float64, device=self.device)
         figures_F = torch.zeros(len(self.criterion.FIGURES), dtype=torch.float64, device=self.device)
         self.row_losses = []
+        with self.times.of("forward"):
+            self.criterion.look_ahead(self._deepspeed, (batch.to(self.device) for batch in own))
         for number, batch in enumerate(own):
             if number:
                 self._deepspeed.step()  # between micro-batches it only counts them

@@ -11,6 +11,7 @@ It happens inside the head's forward since that is where ZeRO 3 has its weight w
 tied weights get from here and from the embedding. All is added up in fp32 and in a fixed order, so it repeats to the bit.
 """
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -44,6 +45,9 @@ class Loss:
         self._labels_N: Tensor
         self._losses_N: Tensor
         self._head.forward = self._of_hidden  # type: ignore[method-assign]
+
+    def look_ahead(self, module: nn.Module, batches: Iterable[Batch]) -> None:
+        """Nothing has to be known."""
 
     def leave_out_of_compiling(self) -> None:
         """Chunks are of many lengths, and their products are kernels already. (This imports torch's compiler.)"""

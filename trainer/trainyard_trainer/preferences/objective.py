@@ -1,11 +1,13 @@
 """What a policy loses by its preferences among a batch's pairs."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from trainyard_api.preference_settings import PreferenceSettings
 
+from ..data.batch import Batch
 from ..data.objectives.preferences import NOBODY, PairBatch
 from ..engine.criterion import Lost
 from ..engine.log_probabilities import LogProbabilities
@@ -21,6 +23,9 @@ class PreferenceLoss:
     def __init__(self, model: Any, settings: PreferenceSettings) -> None:
         self._log_probabilities = LogProbabilities(model)
         self._settings = settings
+
+    def look_ahead(self, module: nn.Module, batches: Iterable[Batch]) -> None:
+        """Nothing has to be known."""
 
     def leave_out_of_compiling(self) -> None:
         """The head, that is."""

@@ -1,10 +1,12 @@
 """What a reward model loses by the scores that it gives to pairs of responses."""
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ..data.batch import Batch
 from ..data.objectives.rewards import ScoredPairs
 from ..engine.criterion import Lost
 from . import losses
@@ -19,6 +21,9 @@ class RewardLoss:
     def __init__(self, centring: float) -> None:
         """`centring` pulls the sum of a pair's scores to 0."""
         self._centring = centring
+
+    def look_ahead(self, module: nn.Module, batches: Iterable[Batch]) -> None:
+        """Nothing has to be known."""
 
     def leave_out_of_compiling(self) -> None:
         """Nothing is."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from trainyard_api.objectives import CONVERSING
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import EvaluateStage
 from trainyard_api.status import Progress
@@ -139,7 +140,7 @@ def _refuse_mismatch(stage: EvaluateStage, trained: TrainedModel, group: Group) 
             f"evaluate.sequenceLength: {stage.sequence_length} is longer than the {trained.sequence_length} tokens that the "
             f"model was trained with; use {trained.sequence_length} or less"
         )
-    if stage.samples and trained.objective not in ("NextToken", "Responses", "Preferences"):
+    if stage.samples and trained.objective not in ("NextToken", *CONVERSING):
         raise PermanentError(
             f"evaluate.samples: a {trained.model.config.model_type} trained on {trained.objective} continues no text, only "
             "decoders do that were not made to score; leave it out"

@@ -14,6 +14,7 @@ from ..models.noise import add_noise
 from ..models.scoring import with_scores
 from ..preferences.objective import PreferenceLoss
 from ..preferences.reward import RewardLoss
+from ..preferences.unpaired import UnpairedLoss
 
 
 def as_trained(model: PreTrainedModel, stage: TrainingStage, seed: int, device: torch.device) -> PreTrainedModel:
@@ -35,7 +36,8 @@ def as_trained(model: PreTrainedModel, stage: TrainingStage, seed: int, device: 
 def criterion_of(model: Any, stage: TrainingStage) -> Criterion | None:
     """What the stage minimises, of this model; None if that is its tokens' cross-entropy."""
     if isinstance(stage, DpoStage):
-        return PreferenceLoss(model, stage.preferences)
+        kind = UnpairedLoss if stage.objective == "Unpaired" else PreferenceLoss
+        return kind(model, stage.preferences)
     if isinstance(stage, RewardStage):
         return RewardLoss(stage.centring)
     return None

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import PermanentError, setting
 from ..batch import IGNORED, Batch
 from ..packing import BestFit, Piece
-from ..shards import MARGINS, REJECTED, RESPONSES, TokenShards
+from ..shards import DESIRABLE, MARGINS, REJECTED, RESPONSES, TokenShards
 from .next_token import NextToken
 from .objective import Sample
 
@@ -67,11 +67,22 @@ class PairRows:
 
     documents_cut = 0
 
-    def __init__(self, folder: Path, length: int, more: int = 0) -> None:
-        """In rows of `length` positions; a response takes a position for each token, and `more`."""
-        if not (folder / REJECTED).is_dir():
+    def __init__(self, folder: Path, length: int, more: int = 0, *, unpaired: bool = False) -> None:
+        """In rows of `length` positions; a response takes a position for each token, and `more`. `unpaired`: the split is one
+        of single responses, and the other one of each pair answers another prompt.
+        """
+        desirable = folder / REJECTED / DESIRABLE
+        if not (folder / REJECTED).is_dir() or desirable.exists() != unpaired:
+            wanted, format = (
+                ("responses with a label", "unpaired") if unpaired else ("pairs of responses", "preferences")
+            )
             raise PermanentError(
-                f"{setting('data')}: holds no pairs of responses; prepare them with prepare.sources[0].format: preferences"
+                f"{setting('data')}: holds no {wanted}; prepare them with prepare.sources[0].format: {format}"
+                + (
+                    ""
+                    if unpaired
+                    else ", or learn from what it holds with dpo's preferences.loss: KTO" * desirable.exists()
+                )
             )
         self.sides = [TokenShards(folder), TokenShards(folder / REJECTED)]
         self.responses = [TokenShards(folder / RESPONSES), TokenShards(folder / REJECTED / RESPONSES)]
@@ -83,6 +94,10 @@ class PairRows:
             np.load(margins, allow_pickle=False) if margins.exists() else np.zeros(len(self.reference), np.float32)
         )
         """By how much what was chosen is better, of each pair."""
+        self.desirable: NDArray[np.bool_] = (
+            np.load(desirable, allow_pickle=False) if unpaired else np.ones(len(self.reference), bool)
+        )
+        """Whether the first of both is good."""
         both = sum(self._lengths) + 2 * more
         fits = both <= length
         self.too_long = int((~fits).sum())
@@ -111,8 +126,14 @@ class PairRows:
         return found
 
     def learned(self, pair: int) -> list[NDArray[np.int64]]:
-        """For each token of both, 1 if it is of the response."""
-        return [side.document(pair) for side in self.responses]
+        """For each token of both, 1 if it is of the response: of what the assistant says last, where both differ."""
+        return [_last_run(side.document(pair)) for side in self.responses]
+
+
+def _last_run(learned_T: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Only the ones after the last zero."""
+    zeros = np.flatnonzero(learned_T == 0)
+    return (np.arange(len(learned_T)) > (zeros[-1] if len(zeros) else -1)).astype(np.int64)
 
 
 @dataclass(frozen=True)
