@@ -32,8 +32,8 @@ class Source(Model):
     format: Literal["auto", "text", "markdown", "jsonl", "conversations", "preferences", "unpaired"] = "auto"
     """`auto` goes by the file's ending: .jsonl, .md and .markdown, anything else is text. `conversations` are JSONL for sft, a
     row each: `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`; `preferences` JSONL for reward
-    and dpo, with `prompt`, `chosen` and `rejected`; `unpaired` for dpo's loss KTO, with `prompt`, `completion` and a `label`, true
-    or false; docs/stages.md.
+    and dpo, with `prompt`, `chosen` and `rejected`; `unpaired` for dpo's loss KTO, with `prompt`, `completion` and a `label`,
+    true or false; docs/stages.md.
     """
     text_field: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "text"
     """The key of a JSONL row that holds the document."""

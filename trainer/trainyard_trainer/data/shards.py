@@ -28,7 +28,7 @@ REJECTED = "rejected"
 MARGINS = "margins.npy"
 """Within that folder, fp32: by how much each response that was chosen is better, where rows say so."""
 DESIRABLE = "desirable.npy"
-"""Within that folder, where its responses are those to other prompts: of each that belongs to its prompt, whether it is good."""
+"""Within that folder, where its responses are to other prompts: of each that is to its own prompt, whether it is good."""
 _INDEX = "index.json"
 _DOCUMENTS = "documents.idx"
 
