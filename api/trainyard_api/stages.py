@@ -7,13 +7,13 @@ from pydantic import Field, StringConstraints
 from .fields import FolderPath, StageName
 from .model import Model, rule
 
-StageKind = Literal["prepare", "pretrain", "sft", "reward", "dpo", "evaluate", "export"]
-KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "sft", "reward", "dpo", "evaluate", "export")
+StageKind = Literal["prepare", "pretrain", "sft", "collect", "reward", "dpo", "evaluate", "export"]
+KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "sft", "collect", "reward", "dpo", "evaluate", "export")
 LANGUAGE_MODEL_KINDS: tuple[StageKind, ...] = ("pretrain", "sft", "dpo")
 """Those that train a model of language, from which another stage can go on."""
 TRAINING_KINDS: tuple[StageKind, ...] = (*LANGUAGE_MODEL_KINDS, "reward")
 """Those that train a model."""
-SINGLE_PROCESS_KINDS: tuple[StageKind, ...] = ("prepare", "export")
+SINGLE_PROCESS_KINDS: tuple[StageKind, ...] = ("prepare", "collect", "export")
 """Stages whose work is one process's, whatever the run's workers are."""
 
 
@@ -29,6 +29,8 @@ class Source(Model):
     """A file, or a folder that is read with all its sub-folders. Relative paths start at the storage root."""
     builtin: Literal["python-docs"] | None = None
     """Text without a file. `python-docs`: the language reference in Python's own standard library (0.5 MB)."""
+    stage: StageName | None = None
+    """A collect stage, whose preferences to read."""
     format: Literal["auto", "text", "markdown", "jsonl", "conversations", "preferences", "unpaired"] = "auto"
     """`auto` goes by the file's ending: .jsonl, .md and .markdown, anything else is text. `conversations` are JSONL for sft, a
     row each: `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`; `preferences` JSONL for reward
@@ -42,15 +44,21 @@ class Source(Model):
 
     rules: ClassVar = (
         rule(
-            "has(self.path) != has(self.builtin)",
-            lambda it: (it.path is None) != (it.builtin is None),
-            "give exactly one of path and builtin",
+            "[has(self.path), has(self.builtin), has(self.stage)].filter(given, given).size() == 1",
+            lambda it: (it.path, it.builtin, it.stage).count(None) == 2,
+            "give exactly one of path, builtin and stage",
         ),
         rule(
-            f"!(self.format in {_CHAT}) || has(self.path)",
-            lambda it: it.format not in CHAT_FORMATS or it.path is not None,
+            f"!(self.format in {_CHAT}) || !has(self.builtin)",
+            lambda it: it.format not in CHAT_FORMATS or it.builtin is None,
             "conversations and preferences come from files; name JSONL files in path",
             "format",
+        ),
+        rule(
+            "!has(self.stage) || self.format == 'preferences'",
+            lambda it: it.stage is None or it.format == "preferences",
+            "people's preferences come from a collect stage; set format: preferences",
+            "stage",
         ),
         rule(
             "!has(self.targetField) || (has(self.path) && self.format in ['auto', 'jsonl'])",
@@ -93,7 +101,7 @@ class TokenizerSettings(Model):
 class PrepareStage(Model):
     """Read documents, split off a held-out part, train a tokenizer, write memory-mapped token shards."""
 
-    sources: Annotated[list[Source], Field(min_length=1, max_length=64)]
+    sources: Annotated[list[Source], Field(min_length=1, max_length=32)]
     """What to read, in this order."""
     tokenizer: TokenizerSettings = TokenizerSettings()
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 from trainyard_api.protocol import Artifact
-from trainyard_api.stages import PrepareStage
+from trainyard_api.stages import PrepareStage, Source
 from trainyard_api.status import Progress
 from trainyard_api.storage import sync_folder
 
-from ..artifacts import finished_artifact, own_artifact, write_artifact
+from ..artifacts import finished_artifact, own_artifact, read_artifact, write_artifact
 from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
 from ..data.fetched import fetch_folder, fetch_sources, read_fetched
 from ..data.shards import TARGETS, ShardWriter, token_dtype
@@ -41,7 +41,7 @@ def prepare(group: Group) -> Artifact:
     """Read the sources three times: to count and split, to train the tokenizer (unless it is given), to write tokens."""
     settings = group.settings(PrepareStage)
     progress = _Progress(group)
-    sources = fetch_sources(settings.sources, group.job.storage_uri, progress.note)
+    sources = fetch_sources(_of_stages(settings.sources, group), group.job.storage_uri, progress.note)
 
     def read(survey: Survey) -> Iterator[Kept]:
         """Every document that is used, in the order of the sources, counted in `survey`."""
@@ -175,6 +175,18 @@ def write_splits(
                     targets[document.split].write(ids, len((document.target or "").encode()))
             tell(sum(it.num_documents for it in splits.values()), sum(it.num_tokens for it in splits.values()))
     return splits
+
+
+def _of_stages(sources: list[Source], group: Group) -> list[Source]:
+    """The sources, with the file of each that is what people have judged in an earlier stage."""
+
+    def file(number: int) -> str:
+        folder = group.inputs[f"sources[{number}].stage"]
+        return str(folder / read_artifact(folder, "collect")["details"]["preferences"])
+
+    return [
+        each.model_copy(update={"path": file(number)}) if each.stage else each for number, each in enumerate(sources)
+    ]
 
 
 def _given_tokenizer(settings: PrepareStage, group: Group, note: Note) -> Path | None:
