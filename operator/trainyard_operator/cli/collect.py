@@ -1,24 +1,33 @@
 """`trainyard collect`: personal links to the page on which people compare responses, and how far they are.
 
-The page is found as agents are: by its run's processes on this machine. Its key follows from the token of the run's agents.
+A run of this machine is found as its agents are, by their processes; one of the cluster by `kubectl port-forward`, which lasts
+for as long as the command does. The page's key follows from the token of the run's agents: who may read that may let people in.
 """
 
 import argparse
+import asyncio
+import base64
 import json
+import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainyard_api.collect_settings import COLLECT_PORT
 from trainyard_api.links import links_key, manager_token, sign
+from trainyard_api.names import LABEL_STAGE
+from trainyard_api.run import TrainingRun
 
 from ..cluster import processes
 from ..cluster.home import Home
+from ..cluster.protocol import Manifest
+from .applied import applied
 from .get import selected
 from .inputs import InputError
 
@@ -44,10 +53,35 @@ class _Page:
         except (OSError, ValueError) as error:
             raise InputError(f"{self.url}: {error}; `trainyard get` says whether the run is collecting") from None
 
+    def link(self, name: str, options: argparse.Namespace) -> str:
+        """A personal link."""
+        base = (options.url or self.url).rstrip("/")
+        token = sign(self.key, name, time.time() + options.days * _DAY_SECONDS, rule=options.rule)
+        return f"{base}/enter/{token}"
+
 
 def links_command(options: argparse.Namespace) -> int:
     """Print `NAME LINK` for each."""
-    return _with_page(options, lambda page: _links(page, options))
+
+    def links(page: _Page) -> None:
+        for name in options.annotators:
+            print(name, page.link(name, options))
+
+    return _with_page(options, links)
+
+
+def open_command(options: argparse.Namespace) -> int:
+    """Print the links, and keep the page within reach until interrupted."""
+
+    def reach(page: _Page) -> None:
+        for name in options.annotators or ["me"]:
+            print(name, page.link(name, options), flush=True)
+        print(f"{page.url}: Ctrl-C ends the way there", file=sys.stderr)
+        while True:
+            page.ask("/manage/status")
+            time.sleep(_ANSWER_SECONDS)
+
+    return _with_page(options, reach)
 
 
 def status_command(options: argparse.Namespace) -> int:
@@ -57,36 +91,68 @@ def status_command(options: argparse.Namespace) -> int:
 
 def revoke_command(options: argparse.Namespace) -> int:
     """Void links."""
-    return _with_page(
-        options, lambda page: [page.ask("/manage/revoke", {"annotator": it}) for it in options.annotators]
-    )
+
+    def revoke(page: _Page) -> None:
+        for name in options.annotators:
+            page.ask("/manage/revoke", {"annotator": name})
+            print(f"links of {name} let nobody in any more")
+
+    return _with_page(options, revoke)
 
 
-def _with_page(options: argparse.Namespace, do: Any) -> int:
+def _with_page(options: argparse.Namespace, do: Callable[[_Page], None]) -> int:
     try:
-        do(_page(options))
+        with _page(options) as page:
+            do(page)
     except (InputError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _links(page: _Page, options: argparse.Namespace) -> None:
-    base = (options.url or page.url).rstrip("/")
-    for name in options.annotators:
-        token = sign(page.key, name, time.time() + options.days * _DAY_SECONDS, rule=options.rule)
-        print(f"{name} {base}/enter/{token}")
+@contextmanager
+def _page(options: argparse.Namespace) -> Iterator[_Page]:
+    here = selected(Home(options.home), options.namespace, options.run)
+    if len(here) > 1:
+        raise InputError(f"run {options.run} is in several namespaces; use --namespace")
+    if here:
+        yield _page_here(here[0], options.run)
+        return
+    namespace, pod, token = asyncio.run(_pod_of_cluster(options))
+    command = ["kubectl", "--namespace", namespace, "port-forward", f"pod/{pod}", f":{COLLECT_PORT}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forwarding:
+        try:
+            said = forwarding.stdout.readline() if forwarding.stdout else ""
+            if not said.startswith("Forwarding from 127.0.0.1:"):
+                raise InputError(f"kubectl port-forward to pod {pod} of {namespace}: {said or 'ended'}")
+            port = said.split(":")[1].split()[0]
+            yield _Page(f"http://127.0.0.1:{port}", links_key(token))
+        finally:
+            forwarding.terminate()
 
 
-def _page(options: argparse.Namespace) -> _Page:
-    home = Home(options.home)
-    runs = selected(home, options.namespace, options.run)
-    if len(runs) != 1:
-        where = "is in several namespaces; use --namespace" if runs else f"is not in {home.root}; use --home"
-        raise InputError(f"run {options.run} {where}")
-    pods = processes.pods(f"{runs[0]['metadata']['uid']}/")
+def _page_here(run: Manifest, name: str) -> _Page:
+    pods = processes.pods(f"{run['metadata']['uid']}/")
     collecting = [variables for variables in pods.values() if variables.get("TRAINYARD_KIND") == "collect"]
     if not collecting:
-        raise InputError(f"run {options.run} collects nothing now; `trainyard get {options.run}` says where it is")
+        raise InputError(f"run {name} collects nothing now; `trainyard get {name}` says where it is")
     token = Path(collecting[0]["TRAINYARD_TOKEN_FILE"]).read_text().strip()
     return _Page(f"http://{collecting[0]['TRAINYARD_BIND']}:{COLLECT_PORT}", links_key(token))
+
+
+async def _pod_of_cluster(options: argparse.Namespace) -> tuple[str, str, str]:
+    """Namespace, pod and token of a run of the cluster that is collecting."""
+    async with applied(options.namespace, options.run) as there:
+        manifest = await there.read()
+        run = TrainingRun.read_stored({**manifest, "status": None})
+        stages = [stage.name for stage in run.spec.stages if stage.kind == "collect"]
+        collecting = [
+            pod
+            for pod in await there.pods()
+            if pod["metadata"]["labels"].get(LABEL_STAGE) in stages and pod["status"].get("phase") == "Running"
+        ]
+        if not collecting:
+            raise InputError(f"run {there.name} collects nothing now; `kubectl get trainingruns` says where it is")
+        [secret] = [each["secret"] for each in collecting[0]["spec"]["volumes"] if each["name"] == "token"]
+        token = (await there.secret(secret["secretName"]))["data"]["token"]
+        return there.namespace, collecting[0]["metadata"]["name"], base64.b64decode(token).decode()

@@ -110,10 +110,12 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
         return each
 
     links = collecting_action("links", "Print a personal link for each annotator.")
-    links.add_argument("annotators", nargs="+", metavar="NAME", help="whom it is for")
-    links.add_argument("--days", type=_amount, default=14, help="for which it works (14)")
-    links.add_argument("--url", help="where annotators reach the page, if that is not its own address")
-    links.add_argument("--rule", default="", help="of a scripted rater, by which all of its votes are marked")
+    opened = collecting_action("open", "Bring the page within reach of this machine, and print links to it.")
+    for each, names in ((links, "+"), (opened, "*")):
+        each.add_argument("annotators", nargs=names, metavar="NAME", help="whom it is for")
+        each.add_argument("--days", type=_amount, default=14, help="for which it works (14)")
+        each.add_argument("--url", help="where annotators reach the page, if that is not its own address")
+        each.add_argument("--rule", default="", help="of a scripted rater, by which all of its votes are marked")
     collecting_action("status", "Show how far it is, and how far annotators agree.")
     revoke = collecting_action("revoke", "Void all links of an annotator; their votes stay.")
     revoke.add_argument("annotators", nargs="+", metavar="NAME", help="whose")
