@@ -52,6 +52,13 @@ def _tuned(kind: str = "sft", **changes: Any) -> Changes:
 
 
 CHAT = {"path": "chat.jsonl", "format": "conversations"}
+DRAW = {"prompts": "prompts.jsonl", "models": ["base"]}
+
+
+def _collecting(**settings: Any) -> Changes:
+    """Collecting in the place of measuring."""
+    return {"spec.stages.2.evaluate": LEFT_OUT, "spec.stages.2.collect": settings}
+
 
 BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "an unknown field": (
@@ -137,6 +144,22 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "wrong choices for a loss that knows none": (
         _tuned("dpo", preferences={"loss": "IPO", "labelSmoothing": 0.1}),
         ("spec.stages[1].dpo.preferences.labelSmoothing", "only the losses Sigmoid and Robust"),
+    ),
+    "responses of a stage that trains none": (
+        _collecting(draw={**DRAW, "models": ["base", "corpus"]}),
+        ("stages[2].collect.draw.models[1]: corpus is not an earlier pretrain or sft or dpo stage",),
+    ),
+    "nothing to compare": (
+        _collecting(),
+        ("spec.stages[2].collect", "give exactly one of draw and comparisons"),
+    ),
+    "preferences of a stage that collects none": (
+        {"spec.stages.0.prepare.sources": [{"stage": "base", "format": "preferences"}]},
+        ("stages[0].prepare.sources[0].stage: base is not an earlier collect stage",),
+    ),
+    "preferences of people as plain text": (
+        {"spec.stages.0.prepare.sources": [{"stage": "base"}]},
+        ("spec.stages[0].prepare.sources[0].stage", "set format: preferences"),
     ),
     "conversations without the tokenizer of a model": (
         {"spec.stages.0.prepare.sources": [CHAT]},
@@ -287,11 +310,11 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "no stages": ({"spec.stages": []}, ("spec.stages", "at least 1 item")),
     "a stage without a kind": (
         {"spec.stages.3.export": LEFT_OUT},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, reward, dpo, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, collect, reward, dpo, evaluate, export"),
     ),
     "a stage of two kinds": (
         {"spec.stages.3.evaluate": {"model": "base", "data": "corpus"}},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, reward, dpo, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, collect, reward, dpo, evaluate, export"),
     ),
     "a stage name with capitals": ({"spec.stages.3.name": "Folder"}, ("spec.stages[3].name", "^[a-z]")),
     "two stages of one name": ({"spec.stages.3.name": "report"}, ("spec.stages", "stage names must be unique")),
@@ -301,11 +324,11 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "a source that is both a path and built in": (
         {"spec.stages.0.prepare.sources.0.path": "texts"},
-        ("spec.stages[0].prepare.sources[0]", "give exactly one of path and builtin"),
+        ("spec.stages[0].prepare.sources[0]", "give exactly one of path, builtin and stage"),
     ),
     "a source that is nothing": (
         {"spec.stages.0.prepare.sources.0.builtin": LEFT_OUT},
-        ("spec.stages[0].prepare.sources[0]", "give exactly one of path and builtin"),
+        ("spec.stages[0].prepare.sources[0]", "give exactly one of path, builtin and stage"),
     ),
     "data from a stage that isn't there": (
         {"spec.stages.1.pretrain.data": "corpse"},
