@@ -39,7 +39,9 @@ class CollectStage(Model):
     repeats: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """The share of judgements that is asked again, blindly, to see whether people agree with themselves."""
     title: Line = "Comparisons"
+    """What the page is called."""
     question: Line = "Which response is better?"
+    """What it asks of each."""
     guidelines: Annotated[str, StringConstraints(max_length=20_000)] = ""
     """Plain text: paragraphs, and lists of lines that begin with `- `."""
     votes_per_minute: Annotated[int, Field(ge=1, le=100_000)] = 60
