@@ -16,6 +16,7 @@ from trainyard_api.objectives import CONVERSING
 
 from ..checkpoint.trained import TrainedModel, load_trained
 from ..data.conversations import ChatTokens
+from ..data.fetched import fetch_file
 from ..data.special_tokens import special_tokens
 from ..data.tokenizer import load_tokenizer
 from ..errors import PermanentError
@@ -27,8 +28,8 @@ def draw_items(stage: CollectStage, group: Group, tell: Callable[[int, int], Non
     """The items of all prompts. `tell(done, of)` hears of each response."""
     settings = stage.draw
     assert settings
-    root = Path(group.job.storage_uri.removeprefix("file://"))
-    prompts = read_prompts(root / settings.prompts)
+    root, field = group.job.storage_uri, "collect.draw.prompts"
+    prompts = read_prompts(fetch_file(settings.prompts, root, field, lambda _: tell(0, 1)))
     places = [(number, place) for number in range(len(prompts)) for place in range(settings.responses)]
     drawn: dict[tuple[int, int], Response] = {}
     for each, model in enumerate(settings.models):

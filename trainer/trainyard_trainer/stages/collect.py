@@ -26,6 +26,7 @@ from ..collecting.export import export
 from ..collecting.importing import import_comparisons
 from ..collecting.items import read_items, write_items
 from ..collecting.server import ServerSettings, serve
+from ..data.fetched import fetch_file
 from ..errors import PermanentError, StopRequested
 from ..group import Group
 from ..pulse import Pulse
@@ -67,8 +68,15 @@ def _open(group: Group) -> Database:
 def _load(stage: CollectStage, group: Group, database: Database, pulse: Pulse) -> dict[str, int]:
     """Have all items in the database; those that were left out, by reason."""
     if stage.comparisons:
-        root = Path(group.job.storage_uri.removeprefix("file://"))
-        return import_comparisons(database, root / stage.comparisons).left_out
+        field = "collect.comparisons"
+        file = fetch_file(stage.comparisons, group.job.storage_uri, field, lambda _: pulse.beat("fetching"))
+        try:
+            taken = import_comparisons(database, file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise PermanentError(f"{field}: {file}: {error}; put JSONL there, or correct the path") from None
+        if not taken.rows:
+            raise PermanentError(f"{field}: {file}: no row that can be used: {taken.left_out or 'it is empty'}")
+        return taken.left_out
     written = group.output / "items.jsonl"
     if not written.exists():
         items = list(draw_items(stage, group, lambda done, of: _tell(group, pulse, done, of, "drawing responses")))
