@@ -92,6 +92,7 @@ class World:
             loop.time,
             lambda node: self.nodes.was_lost(node),
             exact="clock jumps" not in kinds,
+            told=not plan.lost_events and "watch drops" not in kinds,
         )
         self.nodes = Nodes(
             self.server,
