@@ -336,7 +336,9 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "a model from a stage of another kind": (
         {"spec.stages.3.export.model": "corpus"},
-        ('stages[3].export.model: corpus is not an earlier pretrain or sft or dpo stage; use one of ["base"]',),
+        (
+            'stages[3].export.model: corpus is not an earlier pretrain or sft or dpo or reward stage; use one of ["base"]',
+        ),
     ),
     "held-out data from a stage of another kind": (
         {"spec.stages.2.evaluate.data": "base"},
@@ -352,8 +354,8 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "an evaluation before any training": (
         {"spec.stages": [GOOD["spec"]["stages"][0], GOOD["spec"]["stages"][2]]},
         (
-            "stages[1].evaluate.model: base is not an earlier pretrain or sft or dpo stage; put a pretrain or sft or dpo stage "
-            "before it",
+            "stages[1].evaluate.model: base is not an earlier pretrain or sft or dpo or reward stage; put a pretrain or sft or "
+            "dpo or reward stage before it",
         ),
     ),
     "a tokenizer that is both trained and taken from another stage": (

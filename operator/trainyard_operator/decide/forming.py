@@ -48,10 +48,10 @@ def _older(seen: Observation, worker: int) -> list[Pod]:
 
 def _left(seen: Observation, worker: int) -> list[Pod]:
     """The worker's last pod, where it lives and is made anew all the same: its container was not started again, or it got its
-    node only when the run had come to suspect that.
+    node only when the run had come to suspect that, or to give it up.
     """
     pod = seen.group.get(worker)
-    return [pod] if pod and pod.wanted and not seen.given_up(pod) else []
+    return [pod] if pod and pod.wanted else []
 
 
 def _dearer(seen: Observation) -> dict[str, object]:

@@ -151,8 +151,9 @@ def test_what_a_reward_model_is_measured_at_is_what_it_was_reported_with(storage
     measured = json.loads((storage / "judged/report.json").read_text())
     reported = json.loads((judge / "report.json").read_text())["votes"]
     assert measured["pairs"] == reported["pairs"] > 5
-    for figure in ("accuracy", "calibration_error", "score_deviation", "length_bias"):
+    for figure in ("accuracy", "accuracy_low", "calibration_error", "score_deviation"):
         assert measured[figure] == pytest.approx(reported[figure], abs=1e-4)
+    assert measured["by_length"] == reported["by_length"]
 
 
 def test_a_reward_model_is_exported_for_sequence_classification(judge: Path, tmp_path: Path) -> None:

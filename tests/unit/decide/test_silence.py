@@ -224,8 +224,12 @@ AFTERWARDS: Cases = {
         (grows_attempt("base", 3), lambda d, _: d.status.workers.ready == 1),
     ),
     "the pod is made anew elsewhere": (
-        lost(pod(0), ON_B, attempt=3),
+        lost(pod(0), deleting(ON_B, 14), attempt=3),
         (does(CreateSecret, CreatePod), keeps_off("node-b")),
+    ),
+    "one that nobody has asked to go, for it was not known to be there, is asked now": (
+        lost(pod(0), ON_B, attempt=3),
+        (does(CreateSecret, CreatePod, DeletePod), keeps_off("node-b")),
     ),
     "a node that was lost long ago is as good as any": (
         lost(

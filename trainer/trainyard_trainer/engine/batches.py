@@ -150,13 +150,10 @@ class HeldOut:
         don't count.
         """
         totals, labels = np.zeros(1 + len(engine.criterion.FIGURES)), 0
-        at_once = self.stage.micro_batch
-        for start in range(0, len(samples), at_once * self.group.world_size):
-            first = start + self.group.rank * at_once
-            mine = samples[first : first + at_once]
-            batch = self.objective.batch(mine or samples[:1])
+        engine.look_ahead(self._batches(samples))
+        for batch, counts in self._batches(samples):
             lost = engine.measure(batch)
-            if mine:
+            if counts:
                 totals += [float(lost.losses.sum(dtype=torch.float64)), *lost.figures.tolist()]
                 labels += batch.num_labels
             if any(processes.add_up(self.group.stopping())):
@@ -164,3 +161,11 @@ class HeldOut:
             alive()
         *all_totals, all_labels = processes.add_up(*totals.tolist(), labels)
         return [total / max(1, all_labels) for total in all_totals]
+
+    def _batches(self, samples: list[Sample]) -> Iterator[tuple[Batch, bool]]:
+        """This rank's share, as many batches as any rank's, and whether each counts."""
+        at_once = self.stage.micro_batch
+        for start in range(0, len(samples), at_once * self.group.world_size):
+            first = start + self.group.rank * at_once
+            mine = samples[first : first + at_once]
+            yield self.objective.batch(mine or samples[:1]), bool(mine)

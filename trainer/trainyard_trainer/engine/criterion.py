@@ -25,8 +25,10 @@ class Criterion(Protocol):
     FIGURES: ClassVar[tuple[str, ...]]
     """The names of what is shown beside the loss, each a mean over the labels of a global batch."""
 
-    def look_ahead(self, module: nn.Module, batches: Iterable[Batch]) -> None:
-        """See to what has to be known of this rank's share of a global batch before its gradients. May be a collective."""
+    def look_ahead(self, module: nn.Module, batches: Iterable[tuple[Batch, bool]]) -> None:
+        """See to what has to be known of all of this rank's batches before any of them is measured: those of a global batch, or
+        of a validation. Some may not count, and are there for all ranks to have equally many. May be a collective.
+        """
 
     def leave_out_of_compiling(self) -> None:
         """Keep torch.compile from what gains nothing of it."""

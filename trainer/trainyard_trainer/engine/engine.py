@@ -98,7 +98,7 @@ class Engine:
         figures_F = torch.zeros(len(self.criterion.FIGURES), dtype=torch.float64, device=self.device)
         self.row_losses = []
         with self.times.of("forward"):
-            self.criterion.look_ahead(self._deepspeed, (batch.to(self.device) for batch in own))
+            self.criterion.look_ahead(self._deepspeed, ((batch.to(self.device), True) for batch in own))
         for number, batch in enumerate(own):
             if number:
                 self._deepspeed.step()  # between micro-batches it only counts them
@@ -148,6 +148,11 @@ class Engine:
             self._deepspeed.module.zero_grad(set_to_none=True)  # the optimizer passes over what has no gradient
         self._deepspeed.step()
         return norm
+
+    def look_ahead(self, batches: Iterable[tuple[Batch, bool]]) -> None:
+        """What comes before measuring these, of which some may not count. May be a collective."""
+        self._deepspeed.eval()
+        self.criterion.look_ahead(self._deepspeed, ((batch.to(self.device), counts) for batch, counts in batches))
 
     def measure(self, batch: Batch) -> Lost:
         """What a batch costs, without gradients."""

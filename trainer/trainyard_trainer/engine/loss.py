@@ -46,7 +46,7 @@ class Loss:
         self._losses_N: Tensor
         self._head.forward = self._of_hidden  # type: ignore[method-assign]
 
-    def look_ahead(self, module: nn.Module, batches: Iterable[Batch]) -> None:
+    def look_ahead(self, module: nn.Module, batches: Iterable[tuple[Batch, bool]]) -> None:
         """Nothing has to be known."""
 
     def leave_out_of_compiling(self) -> None:

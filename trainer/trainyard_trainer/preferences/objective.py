@@ -24,7 +24,7 @@ class PreferenceLoss:
         self._log_probabilities = LogProbabilities(model)
         self._settings = settings
 
-    def look_ahead(self, module: nn.Module, batches: Iterable[Batch]) -> None:
+    def look_ahead(self, module: nn.Module, batches: Iterable[tuple[Batch, bool]]) -> None:
         """Nothing has to be known."""
 
     def leave_out_of_compiling(self) -> None:

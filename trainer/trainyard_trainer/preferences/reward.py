@@ -22,7 +22,7 @@ class RewardLoss:
         """`centring` pulls the sum of a pair's scores to 0."""
         self._centring = centring
 
-    def look_ahead(self, module: nn.Module, batches: Iterable[Batch]) -> None:
+    def look_ahead(self, module: nn.Module, batches: Iterable[tuple[Batch, bool]]) -> None:
         """Nothing has to be known."""
 
     def leave_out_of_compiling(self) -> None:
