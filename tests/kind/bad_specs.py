@@ -154,7 +154,10 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         ("spec.stages[2].collect", "give exactly one of draw and comparisons"),
     ),
     "preferences of a stage that collects none": (
-        {"spec.stages.0.prepare.sources": [{"stage": "base", "format": "preferences"}]},
+        {
+            "spec.stages.0.prepare.sources": [{"stage": "base", "format": "preferences"}],
+            "spec.stages.0.prepare.tokenizer": {"path": "models/gpt2"},
+        },
         ("stages[0].prepare.sources[0].stage: base is not an earlier collect stage",),
     ),
     "preferences of people as plain text": (
