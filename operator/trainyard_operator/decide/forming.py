@@ -25,8 +25,8 @@ def forming(seen: Observation) -> Decision | None:
     missing = [worker for worker in range(seen.workers) if _is_missing(seen, worker)]
     if not missing:
         return nothing(seen, look_again=LOOK_SECONDS) if any(map(_is_absent, seen.group.values())) else None
-    if (left := _gives_way(seen)) > 0:
-        return nothing(seen, look_again=left)
+    if (seconds := _gives_way(seen)) > 0:
+        return nothing(seen, look_again=seconds)
     pods = tuple(CreatePod(pod_manifest(seen, worker)) for worker in missing)
     outdated = tuple(DeletePod(pod.manifest) for worker in missing for pod in _older(seen, worker))
     left = tuple(DeletePod(pod.manifest, FAILED_GRACE_SECONDS) for worker in missing for pod in _left(seen, worker))
