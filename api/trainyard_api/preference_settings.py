@@ -34,7 +34,8 @@ class PreferenceSettings(Model):
             "labelSmoothing",
         ),
         rule(
-            "self.loss == 'KTO' || (self.desirableWeight == 1.0 && self.undesirableWeight == 1.0)",
+            "(!has(self.desirableWeight) || self.desirableWeight == 1.0) && "
+            "(!has(self.undesirableWeight) || self.undesirableWeight == 1.0) || self.loss == 'KTO'",
             lambda it: it.loss == "KTO" or it.desirable_weight == it.undesirable_weight == 1,
             "only the loss KTO weighs good and bad responses; leave desirableWeight and undesirableWeight out",
             "desirableWeight",
