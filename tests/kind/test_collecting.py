@@ -76,7 +76,8 @@ def test_a_run_waits_for_people_whose_votes_outlive_its_pod(namespace: Namespace
     run = namespace.apply(a_run_with_people(namespace))
     run.until(lambda s: s.get("reason") == COLLECTING and s["progress"]["steps"] > 1, 240, "collects")
     with opened(kubeconfig, namespace) as anna:
-        judge_one(anna, run, "1")
+        assert not judge_one(anna, run, "1")
+        assert anna.task()["done"] == 1
     pod = run.group("judged")[0]
     run.delete_pod(0, "judged", force=True)
     run.until(lambda s: s.get("reason") == COLLECTING and run.group("judged").get(0) not in (None, pod), 120, "again")

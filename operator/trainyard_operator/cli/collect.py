@@ -33,6 +33,8 @@ from .inputs import InputError
 
 _DAY_SECONDS = 86_400
 _ANSWER_SECONDS = 30
+_PATIENCE_SECONDS, _LOOK_SECONDS = 600.0, 0.5
+"""For a page that is not served yet, and between two looks."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,18 @@ class _Page:
                 return json.loads(answer.read())
         except (OSError, ValueError) as error:
             raise InputError(f"{self.url}: {error}; `trainyard get` says whether the run is collecting") from None
+
+    def until_served(self) -> None:
+        """Wait until it answers: responses may still be drawn."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                self.ask("/manage/status")
+                return
+            except InputError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_LOOK_SECONDS)
 
     def link(self, name: str, options: argparse.Namespace) -> str:
         """A personal link."""
@@ -74,6 +88,7 @@ def open_command(options: argparse.Namespace) -> int:
     """Print the links, and keep the page within reach until interrupted."""
 
     def reach(page: _Page) -> None:
+        page.until_served()
         for name in options.annotators or ["me"]:
             print(name, page.link(name, options), flush=True)
         print(f"{page.url}: Ctrl-C ends the way there", file=sys.stderr)
