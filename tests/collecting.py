@@ -15,7 +15,8 @@ from trainyard_api.links import sign
 from trainyard_trainer.collecting.application import COOKIE
 from trainyard_trainer.collecting.database import Database
 from trainyard_trainer.collecting.items import Item, Response
-from trainyard_trainer.collecting.server import ServerSettings, serve
+from trainyard_trainer.collecting.server import serve
+from trainyard_trainer.collecting.settings import ServerSettings
 from trainyard_trainer.collecting.voting import Vote, view, vote
 
 KEY = b"a key of tests, of thirty-two B."

@@ -30,7 +30,7 @@ from .agreement import report
 from .database import Database
 from .export import raw_votes
 from .rate_limits import RateLimit
-from .server import ServerSettings
+from .settings import ServerSettings
 from .voting import RefusedError, Vote
 
 COOKIE = "trainyard"

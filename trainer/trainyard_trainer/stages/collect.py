@@ -25,7 +25,8 @@ from ..collecting.drawing import draw_items
 from ..collecting.export import export
 from ..collecting.importing import import_comparisons
 from ..collecting.items import read_items, write_items
-from ..collecting.server import ServerSettings, serve
+from ..collecting.server import serve
+from ..collecting.settings import ServerSettings
 from ..data.fetched import fetch_file
 from ..errors import PermanentError, StopRequested
 from ..group import Group
