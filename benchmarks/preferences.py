@@ -32,7 +32,7 @@ def measure(quick: bool) -> Results:
         if kind == "dpo":
             names["trl-first"] = f"{trl}, reference worked out first"
         with tempfile.TemporaryDirectory(prefix="trainyard-benchmark-") as scratch:
-            samples = _run(kind, list(names), Path(scratch), rounds=2 if quick else 7, steps=1 if quick else 3)
+            samples = _run(kind, list(names), Path(scratch), rounds=2 if quick else 5, steps=1 if quick else 2)
         for name, of in samples.items():
             real = statistics.mean(each["real"] for each in of)
             rows.append(
