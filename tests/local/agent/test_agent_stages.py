@@ -72,18 +72,20 @@ def pretrain(pair, steps: int, attempt: int = 1) -> None:
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiling_takes_longer_than_a_hang_and_is_none(pair, start_agent, tmp_path: Path):
+def test_compiling_takes_longer_than_a_hang_and_is_none(start_agent, tmp_path: Path):
+    lines = [f"Line {n} of many lines that are not all alike: {n * n}.\n" for n in range(200)]
+    assert prepare(start_agent(), {f"{n}.txt": "".join(lines[n::8]).encode() for n in range(8)}) == 0
     agent = start_agent(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "kernels"))
     agent.assign(
         kind="pretrain",
-        settings=PRETRAIN | {"steps": 3, "compile": True},
+        settings=PRETRAIN | {"steps": 2, "compile": True},
         inputs={"data": f"file://{agent.storage}/team/tiny/corpus"},
         hang_seconds=2,
     )
     eventually(lambda: agent.process.poll() is not None, 200, "training has ended", agent.log.read_text)
     assert agent.termination.cause == "Done"
-    lines = (agent.storage / "team/tiny/base/metrics.jsonl").read_text().splitlines()
-    first = json.loads(lines[0])
+    written = (agent.storage / "team/tiny/base/metrics.jsonl").read_text().splitlines()
+    first = json.loads(written[0])
     assert first["step"] == 1
     assert first["step_seconds"] > 2
 
