@@ -10,19 +10,15 @@ Peak memory is what a process has had in RAM since it began, the libraries that 
 With --gpu it is another benchmark, of one H100 or H200: 1 B parameters, sequences of 4,096 tokens, bf16.
 """
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from training import _free_port
 from trainyard_api.hardware import HARDWARE
 
+from .contending import Contender, take_turns
 from .figures import Figure, Results, main, spread
 from .throughput_data import CPU, GPU, Shape, a_job_to_train, write_corpus
 
@@ -32,63 +28,6 @@ CONTENDERS = {
     "trainyard": "Trainyard, 1 rank",
     "trainyard-2": "Trainyard, 2 ranks",
 }
-
-
-class Contender:
-    """The processes of one of them, which train when they are told to."""
-
-    def __init__(self, name: str, shape: Shape, scratch: Path, cores: int) -> None:
-        kind, _, world = name.partition("-")
-        world_size = int(world or 1)
-        port = str(_free_port())
-        self.processes = []
-        for rank in range(world_size):
-            job = a_job_to_train(shape, scratch, name)
-            environment = os.environ | {
-                "TRAINYARD_JOB": job.model_dump_json(by_alias=True),
-                "TRAINYARD_ATTEMPT": "1",
-                "RANK": str(rank),
-                "WORLD_SIZE": str(world_size),
-                "LOCAL_RANK": str(rank),
-                "LOCAL_WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "GLOO_SOCKET_IFNAME": "lo",
-                "OMP_NUM_THREADS": str(max(1, cores // world_size)),
-                "HF_HUB_OFFLINE": "1",
-            }
-            log = (scratch / f"{name}.{rank}.log").open("w")
-            command = [sys.executable, "-m", "benchmarks.throughput_ranks", kind, shape.model_dump_json(), str(scratch)]
-            self.processes.append(
-                subprocess.Popen(
-                    command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-                )
-            )
-        self.log = scratch / f"{name}.0.log"
-
-    def ready(self) -> None:
-        """Wait until all of it has begun, which it does with a step."""
-        self._told()
-
-    def train(self, steps: int) -> dict[str, Any]:
-        """So many steps; what rank 0 says of them. The peak is that of the process that had most."""
-        for process in self.processes:
-            assert process.stdin
-            process.stdin.write(f"{steps}\n")
-            process.stdin.flush()
-        told = self._told()
-        return told[0] | {"peak": max(each["peak"] for each in told)}
-
-    def end(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.communicate()
-
-    def _told(self) -> list[dict[str, Any]]:
-        lines = [process.stdout.readline() for process in self.processes if process.stdout]
-        if not all(lines):
-            raise SystemExit(f"{self.log.name}: it ended\n{self.log.read_text()[-3000:]}")
-        return [json.loads(line) for line in lines]
 
 
 def measure(quick: bool) -> Results:
@@ -134,22 +73,15 @@ def _ratios(samples: dict[str, list[dict[str, Any]]], name: str) -> dict[str, fl
 
 
 def _run(names: list[str], shape: Shape, scratch: Path, rounds: int, steps: int) -> dict[str, list[dict[str, Any]]]:
-    """What each contender says of each turn; the first, in which memory is still being found, doesn't count."""
+    """What each contender says of each turn."""
     write_corpus(shape, scratch / "corpus")
-    contenders: dict[str, Contender] = {}
-    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    try:
-        for name in names:
-            contenders[name] = Contender(name, shape, scratch, len(os.sched_getaffinity(0)))
-        for contender in contenders.values():
-            contender.ready()
-        for _ in range(rounds):
-            for name, contender in contenders.items():
-                samples[name].append(contender.train(steps))
-    finally:
-        for contender in contenders.values():
-            contender.end()
-    return samples
+    contenders = {}
+    for name in names:
+        kind, _, world = name.partition("-")
+        command = ["benchmarks.throughput_ranks", kind, shape.model_dump_json(), str(scratch)]
+        job = a_job_to_train(shape, scratch, name)
+        contenders[name] = Contender(command, job, int(world or 1), scratch / f"{name}.log")
+    return take_turns(contenders, rounds, steps)
 
 
 def measure_gpu(quick: bool) -> Results:

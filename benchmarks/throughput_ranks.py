@@ -1,13 +1,7 @@
-"""One process of a contender of `benchmarks.throughput`. It trains a step, says so, and then as many as a line of stdin says.
+"""One process of a contender of `benchmarks.throughput`; what it counts is tokens of documents."""
 
-After each turn a line of stdout has {seconds a step, speed in tokens of documents a second, real share of positions, seconds
-waited for data a step, peak bytes}.
-"""
-
-import json
 import os
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,53 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from .throughput_data import END_OF_TEXT, Shape, documents
-
-_ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
-os.dup2(2, 1)  # whatever else is printed goes to the log
-
-
-class Turns:
-    """Counts the steps of the turn, and waits between two turns."""
-
-    def __init__(self) -> None:
-        self._steps = 1
-        self._begin()
-
-    def step(self, tokens: int, positions: int, waited: float = 0.0) -> None:
-        """A step is done, on so many tokens of documents in so many positions."""
-        self._tokens, self._positions, self._waited = (
-            self._tokens + tokens,
-            self._positions + positions,
-            self._waited + waited,
-        )
-        self._done += 1
-        if self._done < self._steps:
-            return
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - self._began
-        told = {
-            "seconds": seconds / self._steps,
-            "speed": self._tokens / seconds,
-            "real": self._tokens / self._positions,
-            "waited": self._waited / self._steps,
-            "peak": _peak_bytes(),
-        }
-        print(json.dumps(told), file=_ANSWERS)
-        self._steps = int(sys.stdin.readline() or os._exit(0))
-        self._begin()
-
-    def _begin(self) -> None:
-        self._done = self._tokens = self._positions = 0
-        self._waited = 0.0
-        self._began = time.perf_counter()
-
-
-def _peak_bytes() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return 1024 * int(line.split()[1])
+from .turns import Turns
 
 
 def a_model(shape: Shape) -> LlamaForCausalLM:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from conditions import eventually
+from trainyard_api.links import sign
 from trainyard_trainer.collecting.application import COOKIE
 from trainyard_trainer.collecting.database import Database
 from trainyard_trainer.collecting.items import Item, Response
-from trainyard_trainer.collecting.links import sign
-from trainyard_trainer.collecting.server import ServerSettings, serve
+from trainyard_trainer.collecting.server import serve
+from trainyard_trainer.collecting.settings import ServerSettings
 from trainyard_trainer.collecting.voting import Vote, view, vote
 
 KEY = b"a key of tests, of thirty-two B."
@@ -69,14 +70,14 @@ class Answer:
 class Annotator:
     """One who votes over HTTP. `token` is sent as the cookie that their link sets."""
 
-    def __init__(self, port: int, token: str, headers: dict[str, str] | None = None) -> None:
-        self._port = port
+    def __init__(self, port: int, token: str, headers: dict[str, str] | None = None, host: str = "127.0.0.1") -> None:
+        self._host, self._port = host, port
         self._headers = {"Cookie": f"{COOKIE}={token}", "Accept": "application/json", **(headers or {})}
 
     def ask(self, method: str, path: str, body: dict[str, Any] | bytes | None = None, **headers: str) -> Answer:
         """One request, by a connection of its own."""
         sent = urllib.parse.urlencode(body) if isinstance(body, dict) else body
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=20)
         try:
             connection.request(method, path, sent, {**self._headers, **headers})
             answer = connection.getresponse()

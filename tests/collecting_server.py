@@ -4,7 +4,8 @@ import sys
 
 from collecting import KEY, some_items
 from trainyard_trainer.collecting.database import open_database
-from trainyard_trainer.collecting.server import ServerSettings, serve
+from trainyard_trainer.collecting.server import serve
+from trainyard_trainer.collecting.settings import ServerSettings
 
 if __name__ == "__main__":
     url, port, items, overlap = sys.argv[1], *map(int, sys.argv[2:])

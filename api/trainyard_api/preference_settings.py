@@ -8,11 +8,12 @@ from .model import Model, rule
 
 
 class PreferenceSettings(Model):
-    """The loss of a pair of responses."""
+    """The loss of a pair of responses, or of single ones that are good or not."""
 
-    loss: Literal["Sigmoid", "Robust", "Hinge", "IPO"] = "Sigmoid"
+    loss: Literal["Sigmoid", "Robust", "Hinge", "IPO", "KTO"] = "Sigmoid"
     """`Sigmoid` is DPO (Rafailov et al. 2023); `Robust` is right in expectation if labelSmoothing is the share of choices that
-    are wrong (Chowdhury et al. 2024); `Hinge` (Zhao et al. 2023); `IPO` (Azar et al. 2023).
+    are wrong (Chowdhury et al. 2024); `Hinge` (Zhao et al. 2023); `IPO` (Azar et al. 2023); `KTO` is of unpaired responses
+    (Ethayarajh et al. 2024).
     """
     beta: Annotated[float, Field(gt=0, le=1000)] = 0.1
     """How much it costs to move away from the reference."""
@@ -20,6 +21,10 @@ class PreferenceSettings(Model):
     """The share of choices that is taken to be wrong."""
     length_normalised: bool = False
     """Compare log-probabilities of a token in the mean, not of whole responses; IPO always does."""
+    desirable_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """KTO's λ of good responses. Where these are few, it is to be as many times the other as they are fewer."""
+    undesirable_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """KTO's λ of the others."""
 
     rules: ClassVar = (
         rule(
@@ -27,6 +32,13 @@ class PreferenceSettings(Model):
             lambda it: it.label_smoothing == 0 or it.loss in ("Sigmoid", "Robust"),
             "only the losses Sigmoid and Robust know wrong choices; leave it out",
             "labelSmoothing",
+        ),
+        rule(
+            "(!has(self.desirableWeight) || self.desirableWeight == 1.0) && "
+            "(!has(self.undesirableWeight) || self.undesirableWeight == 1.0) || self.loss == 'KTO'",
+            lambda it: it.loss == "KTO" or it.desirable_weight == it.undesirable_weight == 1,
+            "only the loss KTO weighs good and bad responses; leave desirableWeight and undesirableWeight out",
+            "desirableWeight",
         ),
     )
 

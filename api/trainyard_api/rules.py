@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from .model import Mistake, Model, Rule
-from .stages import TRAINING_KINDS, StageKind
+from .stages import LANGUAGE_MODEL_KINDS, TRAINING_KINDS, StageKind
 
 if TYPE_CHECKING:
     from .run import Spec
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 _PREPARED: tuple[StageKind, ...] = ("prepare",)
 REFERENCES: tuple[tuple[StageKind, str, tuple[StageKind, ...]], ...] = (
     ("prepare", "tokenizer.stage", _PREPARED),
+    ("prepare", "sources[].stage", ("collect",)),
+    ("collect", "draw.models[]", LANGUAGE_MODEL_KINDS),
     *((kind, "data", _PREPARED) for kind in TRAINING_KINDS),
     *((kind, "mixture[].data", _PREPARED) for kind in TRAINING_KINDS),
     *((kind, "validation.sets[].data", _PREPARED) for kind in TRAINING_KINDS),
-    *((kind, "model.stage", TRAINING_KINDS) for kind in TRAINING_KINDS),
+    *((kind, "model.stage", LANGUAGE_MODEL_KINDS) for kind in TRAINING_KINDS),
     ("evaluate", "model", TRAINING_KINDS),
     ("evaluate", "data", _PREPARED),
     ("export", "model", TRAINING_KINDS),
@@ -46,11 +48,11 @@ def _named(settings: Model, field: list[str]) -> Iterator[tuple[str, str]]:
     value = getattr(settings, head.removesuffix("[]"))
     if value is None:
         return
-    if not rest:
-        yield head, value
-        return
     name = head.removesuffix("[]")
     items = {f"{name}[{k}]": item for k, item in enumerate(value)} if head.endswith("[]") else {name: value}
+    if not rest:
+        yield from items.items()
+        return
     for place, item in items.items():
         for path, named in _named(item, rest):
             yield f"{place}.{path}", named
@@ -76,22 +78,22 @@ def _reference_rule(kind: StageKind, field: str, kinds: tuple[StageKind, ...]) -
         return found
 
     settings = f"self.stages[i].{kind}"
-    holder, _, item = field.partition("[].")
-    named = f"{settings}.{holder}[k].{item}" if item else f"{settings}.{field}"
-    sections = accumulate(field.split("."), "{}.{}".format)
+    holder, listed, item = field.partition("[]")
+    named = f"{settings}.{holder}[k]{item}" if listed else f"{settings}.{field}"
+    sections = accumulate(holder.split("."), "{}.{}".format)
     given = " && ".join(f"has({settings}.{section})" for section in sections)
-    if item:
-        given = f"has({settings}.{holder}) && k < {settings}.{holder}.size()"
+    if listed:
+        given += f" && k < {settings}.{holder}.size()" + (f" && has({named})" if item else "")
     is_wanted = " || ".join(f"has(self.stages[j].{each})" for each in kinds)
     is_earlier = f"j < i && ({is_wanted})"
     wrong = f"{given} && !{_POSITIONS}.exists(j, {is_earlier} && self.stages[j].name == {named})"
     earlier = f"{_POSITIONS}.filter(j, {is_earlier}).map(j, self.stages[j].name)"
     text = (
         f"'stages[%d].{kind}.{field.replace('[]', '[%d]')}: %s is not an earlier {wanted} stage; %s'.format([i, "
-        f"{'k, ' if item else ''}{named}, {earlier}.size() > 0 ? 'use one of %s'.format([{earlier}]) : "
+        f"{'k, ' if listed else ''}{named}, {earlier}.size() > 0 ? 'use one of %s'.format([{earlier}]) : "
         f"'put a {wanted} stage before it'])"
     )
-    if item:
+    if listed:
         text = f"{_POSITIONS}.filter(k, {wrong}).map(k, {text})[0]"
         wrong = f"{_POSITIONS}.exists(k, {wrong})"
     wrong_stage = f"(i < self.stages.size() && has({settings}) && {wrong})"

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from .collect_settings import CollectStage
 from .fields import StageName
 from .in_flight import fixed_rules
 from .model import Model, rule
@@ -21,7 +22,7 @@ from .stages import (
     StageKind,
 )
 from .status import Status
-from .training_stages import DpoStage, PretrainStage, SftStage, TrainingStage
+from .training_stages import DpoStage, PretrainStage, RewardStage, SftStage, TrainingStage
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
 
@@ -87,6 +88,9 @@ class Resources(Model):
         return self.gpus or self.processes
 
 
+_ALONE = " || ".join(f"has(self.{kind})" for kind in SINGLE_PROCESS_KINDS)
+
+
 class Stage(Model):
     """One step of a run: a name, exactly one kind, and what this stage wants otherwise than the run."""
 
@@ -95,6 +99,8 @@ class Stage(Model):
     prepare: PrepareStage | None = None
     pretrain: PretrainStage | None = None
     sft: SftStage | None = None
+    collect: CollectStage | None = None
+    reward: RewardStage | None = None
     dpo: DpoStage | None = None
     evaluate: EvaluateStage | None = None
     export: ExportStage | None = None
@@ -112,9 +118,9 @@ class Stage(Model):
             f"give exactly one of {', '.join(KINDS)}",
         ),
         rule(
-            "!has(self.workers) || self.workers.count == 1 || !(has(self.prepare) || has(self.export))",
+            f"!has(self.workers) || self.workers.count == 1 || !({_ALONE})",
             lambda it: not it.workers or it.workers.count == 1 or not set(it.given) & set(SINGLE_PROCESS_KINDS),
-            "prepare and export run in one worker; set count to 1 or leave workers out",
+            f"{', '.join(SINGLE_PROCESS_KINDS)} run in one worker; set count to 1 or leave workers out",
             "workers",
         ),
     )
@@ -130,9 +136,9 @@ class Stage(Model):
         return self.given[0]
 
     @property
-    def settings(self) -> PrepareStage | TrainingStage | EvaluateStage | ExportStage:
+    def settings(self) -> PrepareStage | TrainingStage | CollectStage | EvaluateStage | ExportStage:
         """The settings of the one kind that is given."""
-        settings: PrepareStage | TrainingStage | EvaluateStage | ExportStage = getattr(self, self.kind)
+        settings: PrepareStage | TrainingStage | CollectStage | EvaluateStage | ExportStage = getattr(self, self.kind)
         return settings
 
     @property

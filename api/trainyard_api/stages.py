@@ -7,16 +7,19 @@ from pydantic import Field, StringConstraints
 from .fields import FolderPath, StageName
 from .model import Model, rule
 
-StageKind = Literal["prepare", "pretrain", "sft", "dpo", "evaluate", "export"]
-KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "sft", "dpo", "evaluate", "export")
-TRAINING_KINDS: tuple[StageKind, ...] = ("pretrain", "sft", "dpo")
+StageKind = Literal["prepare", "pretrain", "sft", "collect", "reward", "dpo", "evaluate", "export"]
+KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "sft", "collect", "reward", "dpo", "evaluate", "export")
+LANGUAGE_MODEL_KINDS: tuple[StageKind, ...] = ("pretrain", "sft", "dpo")
+"""Those that train a model of language, from which another stage can go on."""
+TRAINING_KINDS: tuple[StageKind, ...] = (*LANGUAGE_MODEL_KINDS, "reward")
 """Those that train a model."""
-SINGLE_PROCESS_KINDS: tuple[StageKind, ...] = ("prepare", "export")
+SINGLE_PROCESS_KINDS: tuple[StageKind, ...] = ("prepare", "collect", "export")
 """Stages whose work is one process's, whatever the run's workers are."""
 
 
-CHAT_FORMATS = ("conversations", "preferences")
+CHAT_FORMATS = ("conversations", "preferences", "unpaired")
 """Of files whose text has roles."""
+_CHAT = "['conversations', 'preferences', 'unpaired']"
 
 
 class Source(Model):
@@ -26,10 +29,13 @@ class Source(Model):
     """A file, or a folder that is read with all its sub-folders. Relative paths start at the storage root."""
     builtin: Literal["python-docs"] | None = None
     """Text without a file. `python-docs`: the language reference in Python's own standard library (0.5 MB)."""
-    format: Literal["auto", "text", "markdown", "jsonl", "conversations", "preferences"] = "auto"
+    stage: StageName | None = None
+    """A collect stage, whose preferences to read."""
+    format: Literal["auto", "text", "markdown", "jsonl", "conversations", "preferences", "unpaired"] = "auto"
     """`auto` goes by the file's ending: .jsonl, .md and .markdown, anything else is text. `conversations` are JSONL for sft, a
-    row each: `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`; `preferences` JSONL for dpo,
-    with `prompt`, `chosen` and `rejected`; docs/stages.md.
+    row each: `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`; `preferences` JSONL for reward
+    and dpo, with `prompt`, `chosen` and `rejected`; `unpaired` for dpo's loss KTO, with `prompt`, `completion` and a `label`,
+    true or false; docs/stages.md.
     """
     text_field: Annotated[str, StringConstraints(min_length=1, max_length=253)] = "text"
     """The key of a JSONL row that holds the document."""
@@ -38,15 +44,21 @@ class Source(Model):
 
     rules: ClassVar = (
         rule(
-            "has(self.path) != has(self.builtin)",
-            lambda it: (it.path is None) != (it.builtin is None),
-            "give exactly one of path and builtin",
+            "[has(self.path), has(self.builtin), has(self.stage)].filter(given, given).size() == 1",
+            lambda it: (it.path, it.builtin, it.stage).count(None) == 2,
+            "give exactly one of path, builtin and stage",
         ),
         rule(
-            "!(self.format in ['conversations', 'preferences']) || has(self.path)",
-            lambda it: it.format not in CHAT_FORMATS or it.path is not None,
+            f"!(self.format in {_CHAT}) || !has(self.builtin)",
+            lambda it: it.format not in CHAT_FORMATS or it.builtin is None,
             "conversations and preferences come from files; name JSONL files in path",
             "format",
+        ),
+        rule(
+            "!has(self.stage) || self.format == 'preferences'",
+            lambda it: it.stage is None or it.format == "preferences",
+            "people's preferences come from a collect stage; set format: preferences",
+            "stage",
         ),
         rule(
             "!has(self.targetField) || (has(self.path) && self.format in ['auto', 'jsonl'])",
@@ -89,7 +101,7 @@ class TokenizerSettings(Model):
 class PrepareStage(Model):
     """Read documents, split off a held-out part, train a tokenizer, write memory-mapped token shards."""
 
-    sources: Annotated[list[Source], Field(min_length=1, max_length=64)]
+    sources: Annotated[list[Source], Field(min_length=1, max_length=32)]
     """What to read, in this order."""
     tokenizer: TokenizerSettings = TokenizerSettings()
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
@@ -101,22 +113,21 @@ class PrepareStage(Model):
 
     rules: ClassVar = (
         rule(
-            "self.sources.all(s, s.format == self.sources[0].format || !(s.format in ['conversations', 'preferences'] || "
-            "self.sources[0].format in ['conversations', 'preferences']))",
+            "self.sources.all(s, s.format == self.sources[0].format || "
+            f"!(s.format in {_CHAT} || self.sources[0].format in {_CHAT}))",
             lambda it: len({source.format if source.format in CHAT_FORMATS else "" for source in it.sources}) == 1,
-            "conversations, preferences and other text can't be prepared together; make a prepare stage of each",
+            "conversations, preferences, unpaired ones and other text can't be prepared together; make a prepare stage of each",
             "sources",
         ),
         rule(
-            "!(self.sources[0].format in ['conversations', 'preferences']) || "
-            "has(self.tokenizer.stage) || has(self.tokenizer.path)",
+            f"!(self.sources[0].format in {_CHAT}) || has(self.tokenizer.stage) || has(self.tokenizer.path)",
             lambda it: not it.conversations or it.tokenizer.stage is not None or it.tokenizer.path is not None,
             "conversations are for a model that there is; name the prepare stage of its data in tokenizer.stage, or its folder "
             "in tokenizer.path",
             "tokenizer",
         ),
         rule(
-            "!has(self.chatTemplate) || self.sources[0].format in ['conversations', 'preferences']",
+            f"!has(self.chatTemplate) || self.sources[0].format in {_CHAT}",
             lambda it: it.chat_template is None or it.conversations,
             "only conversations are written by a template; set format: conversations, or leave it out",
             "chatTemplate",
@@ -131,7 +142,7 @@ class PrepareStage(Model):
 
     @property
     def conversations(self) -> bool:
-        """Whether conversations are prepared, or preferences between two of them."""
+        """Whether conversations are prepared, or preferences among them."""
         return self.sources[0].format in CHAT_FORMATS
 
 
@@ -149,8 +160,8 @@ class SampleSettings(Model):
 
 
 class EvaluateStage(Model):
-    """Measure a model on the held-out split: a decoder's perplexity and bits per byte, beside unigram and zlib baselines; of
-    other models the loss of what they were trained on.
+    """Measure a model on the held-out split: a decoder's perplexity and bits per byte, beside unigram and zlib baselines; how
+    good a reward model's scores are; of other models the loss of what they were trained on.
     """
 
     model: StageName

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     STARTING_RANKS = "StartingRanks"
     TRAINING = "Training"
     STAGE_RUNNING = "StageRunning"
+    COLLECTING_COMPARISONS = "CollectingComparisons"
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     # recovering, named for the cause

@@ -272,19 +272,38 @@ class SftStage(TrainingStage):
     )
 
 
+_OF_PAIRS = rule(
+    "self.loss.zLoss == 0.0 && self.loss.labelSmoothing == 0.0",
+    lambda it: it.loss.z_loss == 0 and it.loss.label_smoothing == 0,
+    "is that of tokens, and here it is of pairs; leave it out (dpo has preferences.labelSmoothing)",
+    "loss",
+)
+
+
+class RewardStage(TrainingStage):
+    """Score responses so that what was chosen has more than what was rejected (Bradley and Terry 1952): a decoder with a head
+    in the place of its words.
+    """
+
+    kind: ClassVar[str] = "reward"
+    objective: ClassVar[TrainedOn] = "Rewards"
+    heads: Annotated[int, Field(ge=1, le=16)] = 1
+    """Several are an ensemble: each scores by itself, the reward is their mean, and how far they differ is reported."""
+    centring: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Pulls the sum of a pair's scores to 0 (Eisenstein et al. 2023 use 0.01); their mean is taken from them in any case."""
+
+    rules: ClassVar = (*SftStage.rules, _OF_PAIRS)
+
+
 class DpoStage(TrainingStage):
     """Prefer what was chosen to what was rejected, without going far from the model that it begins with."""
 
     kind: ClassVar[str] = "dpo"
-    objective: ClassVar[TrainedOn] = "Preferences"
     preferences: PreferenceSettings = PreferenceSettings()
 
-    rules: ClassVar = (
-        *SftStage.rules,
-        rule(
-            "self.loss.zLoss == 0.0 && self.loss.labelSmoothing == 0.0",
-            lambda it: it.loss.z_loss == 0 and it.loss.label_smoothing == 0,
-            "is that of tokens, and dpo's is of pairs; leave it out, and use preferences.labelSmoothing",
-            "loss",
-        ),
-    )
+    rules: ClassVar = (*SftStage.rules, _OF_PAIRS)
+
+    @property
+    def objective(self) -> TrainedOn:
+        """What it trains on: pairs, or single responses."""
+        return "Unpaired" if self.preferences.loss == "KTO" else "Preferences"

@@ -52,6 +52,13 @@ def _tuned(kind: str = "sft", **changes: Any) -> Changes:
 
 
 CHAT = {"path": "chat.jsonl", "format": "conversations"}
+DRAW = {"prompts": "prompts.jsonl", "models": ["base"]}
+
+
+def _collecting(**settings: Any) -> Changes:
+    """Collecting in the place of measuring."""
+    return {"spec.stages.2.evaluate": LEFT_OUT, "spec.stages.2.collect": settings}
+
 
 BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "an unknown field": (
@@ -104,11 +111,58 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "preferring with the loss of tokens": (
         _tuned("dpo", loss={"zLoss": 0.1}),
-        ("spec.stages[1].dpo.loss", "use preferences.labelSmoothing"),
+        ("spec.stages[1].dpo.loss", "here it is of pairs"),
+    ),
+    "rewarding on the data of no stage": (
+        _tuned("reward", data="report"),
+        ("stages[1].reward.data: report is not an earlier prepare stage",),
+    ),
+    "rewarding on a part that no stage prepares": (
+        _tuned("reward", data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
+        ("stages[1].reward.mixture[0].data: report is not an earlier prepare stage",),
+    ),
+    "rewarding with a validation set that no stage prepares": (
+        _tuned("reward", validation={"sets": [{"data": "report"}]}),
+        ("stages[1].reward.validation.sets[0].data: report is not an earlier prepare stage",),
+    ),
+    "rewarding with a stage that trains none": (
+        _tuned("reward", model={"stage": "corpus"}),
+        ("stages[1].reward.model.stage: corpus is not an earlier",),
+    ),
+    "rewarding with a batch that ranks can't share": (
+        _tuned("reward", globalBatch=30),
+        ("stages[1].reward.globalBatch: 30 is not divisible by 4 ranks × microBatch 4; use 16 or 32",),
+    ),
+    "rewarding with the loss of tokens": (
+        _tuned("reward", loss={"zLoss": 0.1}),
+        ("spec.stages[1].reward.loss", "here it is of pairs"),
+    ),
+    "weights of good responses for a loss of pairs": (
+        _tuned("dpo", preferences={"desirableWeight": 2}),
+        ("spec.stages[1].dpo.preferences.desirableWeight", "only the loss KTO weighs"),
     ),
     "wrong choices for a loss that knows none": (
         _tuned("dpo", preferences={"loss": "IPO", "labelSmoothing": 0.1}),
         ("spec.stages[1].dpo.preferences.labelSmoothing", "only the losses Sigmoid and Robust"),
+    ),
+    "responses of a stage that trains none": (
+        _collecting(draw={**DRAW, "models": ["base", "corpus"]}),
+        ("stages[2].collect.draw.models[1]: corpus is not an earlier pretrain or sft or dpo stage",),
+    ),
+    "nothing to compare": (
+        _collecting(),
+        ("spec.stages[2].collect", "give exactly one of draw and comparisons"),
+    ),
+    "preferences of a stage that collects none": (
+        {
+            "spec.stages.0.prepare.sources": [{"stage": "base", "format": "preferences"}],
+            "spec.stages.0.prepare.tokenizer": {"path": "models/gpt2"},
+        },
+        ("stages[0].prepare.sources[0].stage: base is not an earlier collect stage",),
+    ),
+    "preferences of people as plain text": (
+        {"spec.stages.0.prepare.sources": [{"stage": "base"}]},
+        ("spec.stages[0].prepare.sources[0].stage", "set format: preferences"),
     ),
     "conversations without the tokenizer of a model": (
         {"spec.stages.0.prepare.sources": [CHAT]},
@@ -259,11 +313,11 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "no stages": ({"spec.stages": []}, ("spec.stages", "at least 1 item")),
     "a stage without a kind": (
         {"spec.stages.3.export": LEFT_OUT},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, dpo, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, collect, reward, dpo, evaluate, export"),
     ),
     "a stage of two kinds": (
         {"spec.stages.3.evaluate": {"model": "base", "data": "corpus"}},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, dpo, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, collect, reward, dpo, evaluate, export"),
     ),
     "a stage name with capitals": ({"spec.stages.3.name": "Folder"}, ("spec.stages[3].name", "^[a-z]")),
     "two stages of one name": ({"spec.stages.3.name": "report"}, ("spec.stages", "stage names must be unique")),
@@ -273,11 +327,11 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "a source that is both a path and built in": (
         {"spec.stages.0.prepare.sources.0.path": "texts"},
-        ("spec.stages[0].prepare.sources[0]", "give exactly one of path and builtin"),
+        ("spec.stages[0].prepare.sources[0]", "give exactly one of path, builtin and stage"),
     ),
     "a source that is nothing": (
         {"spec.stages.0.prepare.sources.0.builtin": LEFT_OUT},
-        ("spec.stages[0].prepare.sources[0]", "give exactly one of path and builtin"),
+        ("spec.stages[0].prepare.sources[0]", "give exactly one of path, builtin and stage"),
     ),
     "data from a stage that isn't there": (
         {"spec.stages.1.pretrain.data": "corpse"},
@@ -285,7 +339,9 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "a model from a stage of another kind": (
         {"spec.stages.3.export.model": "corpus"},
-        ('stages[3].export.model: corpus is not an earlier pretrain or sft or dpo stage; use one of ["base"]',),
+        (
+            'stages[3].export.model: corpus is not an earlier pretrain or sft or dpo or reward stage; use one of ["base"]',
+        ),
     ),
     "held-out data from a stage of another kind": (
         {"spec.stages.2.evaluate.data": "base"},
@@ -301,8 +357,8 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "an evaluation before any training": (
         {"spec.stages": [GOOD["spec"]["stages"][0], GOOD["spec"]["stages"][2]]},
         (
-            "stages[1].evaluate.model: base is not an earlier pretrain or sft or dpo stage; put a pretrain or sft or dpo stage "
-            "before it",
+            "stages[1].evaluate.model: base is not an earlier pretrain or sft or dpo or reward stage; put a pretrain or sft or "
+            "dpo or reward stage before it",
         ),
     ),
     "a tokenizer that is both trained and taken from another stage": (

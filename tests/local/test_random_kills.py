@@ -10,7 +10,7 @@ from pathlib import Path
 
 from random_kills import random_kills
 
-KILLS = 8
+KILLS = 20
 
 
 def test_random_kills_lose_nothing(tmp_path: Path) -> None:

@@ -72,34 +72,6 @@ def test_a_run_goes_through_all_its_stages_and_says_where_everything_lies(undist
     assert nothing_lives(undisturbed)
 
 
-def test_a_model_is_fine_tuned_on_conversations_by_the_same_words(tmp_path: Path) -> None:
-    rows = [{"prompt": f"Say {number}", "completion": f"{number}, gladly"} for number in range(400)]
-    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    chat = {"path": str(tmp_path / "chat.jsonl"), "format": "conversations"}
-    trained = PRETRAIN | {"steps": 20, "profile": None}
-    tuned = trained | {"data": "chat", "model": {"stage": "base"}}
-    samples = {"prompts": ["Say 7"], "maxNewTokens": 8}
-    stages = [
-        TRAINED[0],
-        {"name": "base", "pretrain": trained},
-        {"name": "chat", "prepare": {"sources": [chat], "tokenizer": {"stage": "corpus"}}},
-        {"name": "tuned", "sft": tuned},
-        {
-            "name": "report",
-            "workers": {"count": 1},
-            "evaluate": {"model": "tuned", "data": "chat", "sequenceLength": 64, "samples": samples},
-        },
-    ]
-    write_run(tmp_path, stages)
-    ended = trainyard(tmp_path, "run", "run.yaml", "--plain")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "tuned: Running (Training)" in ended.stdout
-    *_, of_tuning, of_report = stored(tmp_path)["status"]["stages"]
-    assert of_tuning["plan"]["parameters"] == of_tuning["metrics"]["parameters"]
-    assert of_report["metrics"]["response_loss"] == pytest.approx(of_tuning["metrics"]["held_out_loss"], rel=0.3)
-    assert trainyard(tmp_path, "plot", "tiny", "--output", "loss.png").returncode == 0
-
-
 def test_the_other_verbs_show_a_finished_run(undisturbed: Path) -> None:
     got = trainyard(undisturbed, "get", "tiny").stdout
     assert "tiny   report   Succeeded" in got

@@ -39,6 +39,10 @@ class Applied:
         """Its pods, those that have ended too."""
         return list((await self._server.ask("GET", f"{self._pods}?labelSelector={LABEL_RUN}%3D{self.name}"))["items"])
 
+    async def secret(self, name: str) -> Manifest:
+        """A Secret beside it."""
+        return await self._server.ask("GET", f"/api/v1/namespaces/{self.namespace}/secrets/{name}")
+
     async def run_pod(self, pod: Manifest, seconds: float) -> str:
         """Have a pod of ours do its work, and return what was wrong with it: nothing, if it has succeeded."""
         name = pod["metadata"]["name"]

@@ -99,6 +99,27 @@ def read_options(arguments: list[str]) -> argparse.Namespace:
     nodes.add_argument("-n", "--namespace", help="its runs alone (all that you may see)")
     forgive.add_argument("-n", "--namespace", default=argparse.SUPPRESS, help="its runs alone (all that you may see)")
 
+    text = "Let people in who compare responses, and see how far they are."
+    collect = verbs.add_parser("collect", help=text, description=text)
+    collecting = collect.add_subparsers(required=True, metavar="ACTION")
+
+    def collecting_action(name: str, text: str) -> argparse.ArgumentParser:
+        each = collecting.add_parser(name, help=text, description=text, parents=[everywhere])
+        each.set_defaults(verb=f"collect:{name}_command")
+        each.add_argument("run", help="name of a run that is collecting")
+        return each
+
+    links = collecting_action("links", "Print a personal link for each annotator.")
+    opened = collecting_action("open", "Bring the page within reach of this machine, and print links to it.")
+    for each, names in ((links, "+"), (opened, "*")):
+        each.add_argument("annotators", nargs=names, metavar="NAME", help="whom it is for")
+        each.add_argument("--days", type=_amount, default=14, help="for which it works (14)")
+        each.add_argument("--url", help="where annotators reach the page, if that is not its own address")
+        each.add_argument("--rule", default="", help="of a scripted rater, by which all of its votes are marked")
+    collecting_action("status", "Show how far it is, and how far annotators agree.")
+    revoke = collecting_action("revoke", "Void all links of an annotator; their votes stay.")
+    revoke.add_argument("annotators", nargs="+", metavar="NAME", help="whose")
+
     plot = verb("plot", "plot:plot_command", "Draw the loss curve of a run.")
     plot.add_argument("run", help="name of the run")
     plot.add_argument("--output", type=Path, help="PNG file (RUN.png)")

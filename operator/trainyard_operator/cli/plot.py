@@ -1,5 +1,5 @@
 """`trainyard plot RUN`: the loss curve as a PNG, with held-out loss and recoveries, from the run's metrics.jsonl; beside it
-RUN-times.png, what steps are spent on, and RUN-profile.png where there is a profile.
+RUN-times.png, what steps are spent on, RUN-profile.png where there is a profile, and RUN-judged.png of a reward model.
 
 Steps that were computed again after a recovery count once, as the latest attempt had them.
 """
@@ -17,6 +17,7 @@ from trainyard_api.storage import Storage
 
 from ..cluster.home import Home
 from .get import selected
+from .plot_judged import draw_judged
 from .plot_times import draw_operators, draw_times, read_times
 from .taking_up import artifacts
 
@@ -35,7 +36,7 @@ class Curve:
 
 
 def plot_command(options: argparse.Namespace) -> int:
-    """Draw one picture for each pretrain stage that has begun."""
+    """Draw the pictures of each stage that trains and has begun."""
     home = Home(options.home)
     runs = selected(home, options.namespace, options.run)
     if len(runs) != 1:
@@ -56,7 +57,7 @@ def plot_command(options: argparse.Namespace) -> int:
 
 
 def plot(home: Home, run: TrainingRun, output: Path) -> list[Path]:
-    """Draw the curve of each pretrain stage that has begun; several stages get their names into the file's."""
+    """Draw the curve of each stage that trains and has begun; several stages get their names into the file's."""
     stages = [stage.name for stage in run.spec.stages if stage.training]
     drawn = []
     for name in stages:
@@ -69,6 +70,10 @@ def plot(home: Home, run: TrainingRun, output: Path) -> list[Path]:
             title = f"{run.metadata.name}: {name}"
             draw(curve, title, file)
             drawn += [file, *_draw_times(artifacts(home, run), name, metrics, title, file)]
+            with suppress(FileNotFoundError):
+                report = json.loads(artifacts(home, run).read(f"{name}/report.json"))
+                drawn.append(_beside(file, "judged"))
+                draw_judged(report, title, drawn[-1])
     return drawn
 
 

@@ -49,6 +49,16 @@ class Container:
     """How the one before ended."""
     absent: bool
     """It was there before, and is about to be started again."""
+    started: datetime | None
+    """When it was, if it runs."""
+
+    def was_ready_by(self, unready: str | None) -> bool:
+        """Whether a condition that became so then tells of a container that had been ready: from its start until its first
+        probe it is unready, and that says nothing of its node since.
+        """
+        if self.started is None:
+            return True
+        return unready is not None and datetime.fromisoformat(unready) > self.started
 
 
 def read_container(pod: Manifest) -> Container:
@@ -59,6 +69,7 @@ def read_container(pod: Manifest) -> Container:
     waiting = state.get("waiting", {})
     ended = _read_end(state.get("terminated"))
     before = _read_end(own.get("lastState", {}).get("terminated")) if count else None
+    started = state.get("running", {}).get("startedAt")
     again = ended is not None and status.get("phase") == "Running" and ended.exit_code in _restarted_codes(pod)
     return Container(
         waiting=(waiting.get("reason", ""), waiting.get("message", "")),
@@ -66,6 +77,7 @@ def read_container(pod: Manifest) -> Container:
         starts=count + again,
         before=ended if again else before,
         absent=again or bool(count and waiting),
+        started=datetime.fromisoformat(started) if started else None,
     )
 
 

@@ -1,5 +1,7 @@
 """An attempt that has ended badly, hangs or does not start is recovered, or ends the run if its budget is used up."""
 
+from zlib import crc32
+
 from trainyard_api.status import ExcludedNode, Failure, Phase, Reason, Recovery, Restarts
 
 from .causes import PEER_LOST, SETTLE_SECONDS, SETTLE_SILENT_SECONDS, UNCOUNTED, End, ends
@@ -78,7 +80,8 @@ def _untold(seen: Observation) -> list[Pod]:
 def _unplaced(seen: Observation) -> End | None:
     """Some of the group have nodes and others find no room: what those hold may be just what these, or other runs, lack.
 
-    Two runs of which each waits for the other's nodes would do so for ever.
+    Two runs of which each waits for the other's nodes would do so for ever. They give theirs up after unequal times, for if
+    both did so at once, both would begin again as they were.
     """
     why = seen.status.waiting
     stayed = any(pod.attempt < seen.status.attempt for pod in seen.group.values())
@@ -90,9 +93,15 @@ def _unplaced(seen: Observation) -> End | None:
         or why.reason != Reason.WAITING_FOR_CAPACITY
     ):
         return None
-    if seen.silent_seconds(why.since) < UNPLACED_SECONDS:
+    limit = UNPLACED_SECONDS if stayed else UNPLACED_SECONDS * (1 + _share(seen))
+    if seen.silent_seconds(why.since) < limit:
         return None
-    return End(Reason.WAITING_FOR_CAPACITY, f"{why.object} found no room in {UNPLACED_SECONDS:.0f} s: {why.message}")
+    return End(Reason.WAITING_FOR_CAPACITY, f"{why.object} found no room in {limit:.0f} s: {why.message}")
+
+
+def _share(seen: Observation) -> float:
+    """From 0 to 1, another for each run and attempt."""
+    return crc32(f"{seen.run.metadata.uid} {seen.status.attempt}".encode()) / 2**32
 
 
 def _kept_off_in_vain(seen: Observation) -> End | None:

@@ -12,6 +12,10 @@ from .suspects import stays
 
 LOOK_SECONDS = 0.5
 """Between two looks whether a container runs again."""
+GIVE_WAY_SECONDS = 15.0
+"""From giving nodes up, since other runs wait as well, until some are asked for again: a scheduler tries pods that have found
+no room within 10 s, and new ones at once.
+"""
 
 
 def forming(seen: Observation) -> Decision | None:
@@ -21,12 +25,22 @@ def forming(seen: Observation) -> Decision | None:
     missing = [worker for worker in range(seen.workers) if _is_missing(seen, worker)]
     if not missing:
         return nothing(seen, look_again=LOOK_SECONDS) if any(map(_is_absent, seen.group.values())) else None
+    if (seconds := _gives_way(seen)) > 0:
+        return nothing(seen, look_again=seconds)
     pods = tuple(CreatePod(pod_manifest(seen, worker)) for worker in missing)
     outdated = tuple(DeletePod(pod.manifest) for worker in missing for pod in _older(seen, worker))
     left = tuple(DeletePod(pod.manifest, FAILED_GRACE_SECONDS) for worker in missing for pod in _left(seen, worker))
     actions: tuple[Action, ...] = (CreateSecret(secret_manifest(seen)), *pods, *outdated, *left)
     changes = _dearer(seen) | _refused(seen)
     return Decision(change(seen, **changes) if changes else seen.status, actions=actions, look_again=0)
+
+
+def _gives_way(seen: Observation) -> float:
+    """For how many more seconds what the run has given up is left to others."""
+    last = seen.status.recoveries[-1] if seen.status.recoveries else None
+    if not last or last.cause != Reason.WAITING_FOR_CAPACITY or not seen.others_wait:
+        return 0.0
+    return GIVE_WAY_SECONDS - seen.seconds_since(last.time) if last.attempt == seen.status.attempt - 1 else 0.0
 
 
 def _is_missing(seen: Observation, worker: int) -> bool:
@@ -48,10 +62,10 @@ def _older(seen: Observation, worker: int) -> list[Pod]:
 
 def _left(seen: Observation, worker: int) -> list[Pod]:
     """The worker's last pod, where it lives and is made anew all the same: its container was not started again, or it got its
-    node only when the run had come to suspect that.
+    node only when the run had come to suspect that, or to give it up.
     """
     pod = seen.group.get(worker)
-    return [pod] if pod and pod.wanted and not seen.given_up(pod) else []
+    return [pod] if pod and pod.wanted else []
 
 
 def _dearer(seen: Observation) -> dict[str, object]:

@@ -92,7 +92,7 @@ class Pod:
     looked_at: datetime | None
     """When it was last asked for by name, and found as it is here."""
     container_unready: bool
-    """The kubelet, which is there, finds that the agent does not answer."""
+    """The kubelet, which is there, finds that the agent does not answer any more."""
     node_unready: bool
     """Kubernetes has not heard of the kubelet for long."""
 
@@ -341,7 +341,9 @@ def read_pod(
         silent_since=silent_since,
         unanswered=unanswered,
         looked_at=looked_at,
-        container_unready=ready.get("status") == "False" and ready.get("reason") == UNREADY_CONTAINER,
+        container_unready=ready.get("status") == "False"
+        and ready.get("reason") == UNREADY_CONTAINER
+        and container.was_ready_by(ready.get("lastTransitionTime")),
         node_unready=ready.get("status") == "False" and ready.get("reason") != UNREADY_CONTAINER,
     )
 

@@ -9,6 +9,13 @@ from .decision import Decision, Event, change, nothing, shown
 from .observation import Observation, format_time
 from .straggling import described, slow_ranks, told_of
 
+_AT = {
+    "prepare": Reason.STAGE_RUNNING,
+    "collect": Reason.COLLECTING_COMPARISONS,
+    "evaluate": Reason.STAGE_RUNNING,
+    "export": Reason.STAGE_RUNNING,
+}
+"""What a run is at in the stages that train nothing."""
 LOOK_SECONDS = 5.0
 LOOK_AT_SILENCE_SECONDS = 0.5
 """While an agent does not answer."""
@@ -22,7 +29,6 @@ def running(seen: Observation) -> Decision | None:
     if agent is None:
         return nothing(seen, look_again)
     up = agent.resumed_step is not None or agent.progress is not None
-    trains = seen.stage.training is not None
     progress = shown(agent.progress) if agent.progress else seen.status.progress
     if progress and seen.agent_changed:
         progress = progress.model_copy(update={"heartbeat_time": format_time(seen.agent_changed)})
@@ -30,7 +36,7 @@ def running(seen: Observation) -> Decision | None:
     status = change(
         seen,
         phase=Phase.RUNNING if up else Phase.STARTING,
-        reason=(Reason.TRAINING if trains else Reason.STAGE_RUNNING) if up else Reason.STARTING_RANKS,
+        reason=_AT.get(seen.stage.kind, Reason.TRAINING) if up else Reason.STARTING_RANKS,
         message="; ".join([*_said(progress), *map(described, slow)]),
         progress=progress,
         checkpoint=agent.checkpoint or seen.status.checkpoint,

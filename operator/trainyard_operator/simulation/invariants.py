@@ -11,6 +11,8 @@ from trainyard_api.status import FINISHED, Phase, Reason, Recovery, Status
 
 from ..cluster.protocol import Manifest
 from ..cluster.simulated import OVER, ApiServer
+from ..decide.silence import UNWITNESSED_SECONDS
+from ..runtime.listing import RELIST_SECONDS
 from .faults import Kind
 from .storage import Checkpoints
 
@@ -32,8 +34,10 @@ only.
 """
 OUT_OF_MEMORY_TIMES = 3
 """So many in one stage end a run by themselves."""
-WRITES_A_MINUTE = 40
-"""Status writes of one run: changes, and progress every 5 s."""
+LIST_PATIENCE_SECONDS = 60.0
+"""For a list that repairs what a watch has missed to be made, and acted on."""
+WRITES_A_MINUTE, WRITES_AN_ATTEMPT = 14, 10
+"""Status writes of one run: progress every 5 s, and the changes of each attempt that is made within the minute."""
 
 
 @dataclass
@@ -43,8 +47,8 @@ class RunRecord:
     name: str
     max_failures: int
     statuses: list[Status] = field(default_factory=list)
-    last_minute: deque[float] = field(default_factory=deque)
-    """When statuses were written."""
+    last_minute: deque[tuple[float, int]] = field(default_factory=deque)
+    """When statuses were written, and of which attempt."""
     recoveries: list[Recovery] = field(default_factory=list)
     injuries: dict[int, list[Kind]] = field(default_factory=lambda: defaultdict(list))
     """What was done to each attempt."""
@@ -66,10 +70,11 @@ class Invariants:
     """Keeps the record of all runs; `broken` collects what should never be."""
 
     def __init__(
-        self, server: ApiServer, time: Callable[[], float], was_lost: Callable[[str], bool], *, exact: bool
+        self, server: ApiServer, time: Callable[[], float], was_lost: Callable[[str], bool], *, exact: bool, told: bool
     ) -> None:
         """`exact` of a world with a clock that nobody sets. One that was set tells a pod that was replaced from one that was
-        not the wrong way round, which costs a recovery that is not counted, and nothing else.
+        not the wrong way round, which costs a recovery that is not counted, and nothing else. `told` of a world in which
+        watches lose no events.
 
         `was_lost`: whether a node is away, or has been a moment ago. It fails each attempt that still counts on it.
         """
@@ -78,12 +83,14 @@ class Invariants:
         self._server = server
         self._time = time
         self._was_lost = was_lost
-        self._exact = exact
+        self._exact, self._told = exact, told
         self._excused = [Reason.WAITING_FOR_CAPACITY]
         self._excused += [] if exact else [Reason.POD_DELETED]
         server.watch(PLURAL, self._run_changed)
         self._pods: dict[tuple[str, str, str], dict[str, Manifest]] = defaultdict(dict)
         """Those of each worker of a stage, by UID."""
+        self._twins: dict[tuple[str, str, str], float] = {}
+        """Workers that have two pods, and since when: who was not told of one makes another, and finds it by its next list."""
         server.watch("pods", self._pod_changed)
 
     def fail(self, what: str) -> None:
@@ -110,11 +117,12 @@ class Invariants:
         self._budgets_are_exact(record, status)
         if before.phase in FINISHED:
             self.fail(f"{name}: a status was written after the end")
-        record.last_minute.append(self._time())
-        while record.last_minute[0] < self._time() - 60:
+        record.last_minute.append((self._time(), status.attempt or 0))
+        while record.last_minute[0][0] < self._time() - 60:
             record.last_minute.popleft()
-        if self._exact and len(record.last_minute) > WRITES_A_MINUTE:
-            self.fail(f"{name}: {len(record.last_minute)} status writes within a minute")
+        attempts = len({attempt for _, attempt in record.last_minute})
+        if self._exact and len(record.last_minute) > WRITES_A_MINUTE + attempts * WRITES_AN_ATTEMPT:
+            self.fail(f"{name}: {len(record.last_minute)} status writes within a minute, of {attempts} attempts")
 
     def _never_goes_back(self, record: RunRecord, before: Status, after: Status) -> None:
         if after.attempt not in (before.attempt, before.attempt + 1):
@@ -137,6 +145,9 @@ class Invariants:
             done = record.injuries.get(entry.attempt, [])
             excused = entry.cause in self._excused
             excused |= entry.cause == Reason.NODE_LOST and self._was_lost(entry.node)
+            # Of a pod that was never ready, and has no peers, Kubernetes says nothing either when its node is lost.
+            waited = (entry.detect_seconds or 0) >= UNWITNESSED_SECONDS
+            excused |= entry.cause == Reason.AGENT_SILENT and waited and any(kind.startswith("node") for kind in done)
             if not excused and not any(entry.cause in CAUSES[kind] for kind in done):
                 what = ", ".join(done) or "nothing"
                 self.fail(
@@ -158,21 +169,24 @@ class Invariants:
         have been on its way for long.
         """
         place, uid = _place(pod), pod["metadata"]["uid"]
-        if event == "DELETED":
-            self._pods[place].pop(uid, None)
-            return
         pods = self._pods[place]
-        pods[uid] = pod
-        if event != "ADDED":
-            return
+        if event == "DELETED":
+            pods.pop(uid, None)
+        else:
+            pods[uid] = pod
         twins = [
             each["metadata"]["name"]
             for each in pods.values()
             if each["status"]["phase"] not in OVER and not each["metadata"].get("deletionTimestamp")
         ]
-        attempt, newest = _attempt(pod), max(map(_attempt, pods.values()))
-        if len(twins) > 1 and attempt == newest:
-            self.fail(f"one worker has pods {twins}")
+        if len(twins) < 2:
+            since = self._twins.pop(place, self._time())
+            if self._time() - since > RELIST_SECONDS + LIST_PATIENCE_SECONDS:
+                self.fail(f"worker {place} had two pods for {self._time() - since:.0f} s")
+        elif event == "ADDED" and _attempt(pod) == max(map(_attempt, pods.values())):
+            self._twins.setdefault(place, self._time())
+            if self._told:
+                self.fail(f"one worker has pods {twins}")
 
     def assigned(self, assignment: Assignment, address: str) -> None:
         """An agent took a place: an attempt is one group, and each of its places one agent's."""

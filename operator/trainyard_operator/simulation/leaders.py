@@ -13,6 +13,10 @@ from .operators import Operator
 SUCCESSION_SECONDS = 15.0
 """What is promised from a leader's death to another's acting; and from SIGTERM less, RELEASE_SECONDS."""
 RELEASE_SECONDS = 2.0
+MESSAGES = 10
+"""From a release to the next leader's acting: release, news of it, taking over, three lists. They count beside, for the API
+server of some worlds is 0.2 s away.
+"""
 
 
 class Leaders:
@@ -26,13 +30,14 @@ class Leaders:
         broken: Callable[[str], None],
         *,
         prompt: bool,
+        latency: float,
     ) -> None:
         self.successions: list[tuple[Kind, float]] = []
         """What took a leader away, and after how many seconds another one acted."""
         self._time = time
         self._operators = operators
         self._broken = broken
-        self._prompt = prompt
+        self._prompt, self._latency = prompt, latency
         self._holder = ""
         self._changed = 0.0
         """When the Lease was last written."""
@@ -65,7 +70,7 @@ class Leaders:
         self.successions.append((kind, seconds))
         bound = RELEASE_SECONDS if kind == "operator is stopped" else SUCCESSION_SECONDS
         waited = self._time() - max(since, operator.well_since or 0.0)
-        if self._prompt and waited > bound:
+        if self._prompt and waited > bound + MESSAGES * self._latency:
             self._broken(f"{operator.name} acts {waited:.1f} s after: {kind}")
 
     def _lease_changed(self, event: str, lease: Manifest) -> None:

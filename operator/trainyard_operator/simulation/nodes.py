@@ -240,11 +240,15 @@ class Nodes:
     def _show(self, pod: Manifest, phase: str, container: Container, state: Manifest, *, ready: bool) -> Manifest:
         last = {"terminated": REMOVED} if container.restarts else {}
         shown = {"name": TRAINER_CONTAINER, "restartCount": container.restarts, "ready": ready, "state": state}
-        kept = [each for each in pod["status"].get("conditions", ()) if each["type"] != "Ready"]
+        conditions = pod["status"].get("conditions", ())
+        kept = [each for each in conditions if each["type"] != "Ready"]
+        same = [each for each in conditions if each["type"] == "Ready" and each["status"] == str(ready)]
+        since = same[0].get("lastTransitionTime") if same else None
+        unready = {"reason": UNREADY_CONTAINER, "lastTransitionTime": since or to_second(self.now())}
         status = {
             "phase": phase,
             "podIP": container.agent.address,
-            "conditions": [*kept, {"type": "Ready", "status": str(ready), "reason": UNREADY_CONTAINER}],
+            "conditions": [*kept, {"type": "Ready", "status": str(ready), **unready}],
             "containerStatuses": [shown | {"lastState": last}],
         }
         return self.server.change("pods", _name(pod), status=status)

@@ -45,7 +45,9 @@ class Replicas:
         self._at_next_write: Kind | None = None
         """What happens to the process that makes it."""
         sound = not (plan.network.refused or plan.network.lost or plan.network.slow)
-        self.leaders = Leaders(server, loop.time, lambda: self.processes, broken, prompt=sound)
+        self.leaders = Leaders(
+            server, loop.time, lambda: self.processes, broken, prompt=sound, latency=plan.network.seconds
+        )
         self._around = Surroundings(
             server, network, self.events, lambda: self.clock_offset, plan.elected, broken, self._acts, self._ended
         )

@@ -15,6 +15,7 @@ from trainyard_api.status import FINISHED
 
 from ..cluster.protocol import Manifest
 from ..cluster.simulated import ApiServer
+from ..runtime.listing import RELIST_SECONDS
 from .agents import Agent
 from .faults import Fault, Kind, Plan, RunPlan, draw_plan
 from .gang import Gang, Pace
@@ -30,8 +31,8 @@ from .virtual_time import VirtualTimeLoop
 NAMESPACE = "team"
 HORIZON_SECONDS = 4 * 3600
 """Long after all faults: by then every run has ended, for the longest wait that a policy makes is minutes."""
-CALM_SECONDS = 1000
-"""After the end, with three re-lists in it: nothing may be written then."""
+CALM_SECONDS = 700
+"""After the end and a re-list, with two more in it: nothing may be written then."""
 
 
 @dataclass
@@ -91,6 +92,7 @@ class World:
             loop.time,
             lambda node: self.nodes.was_lost(node),
             exact="clock jumps" not in kinds,
+            told=not plan.lost_events and "watch drops" not in kinds,
         )
         self.nodes = Nodes(
             self.server,
@@ -127,7 +129,8 @@ class World:
         try:
             self.schedule()
             await self._until_all_have_ended()
-            await asyncio.sleep(30)  # the last events are posted after the last status
+            # The last events are posted after the last status, and a list repairs what a watch has missed.
+            await asyncio.sleep(RELIST_SECONDS + 30)
             before = self.replicas.writes
             await asyncio.sleep(CALM_SECONDS)
             self.invariants.check_end(self.replicas.writes - before)

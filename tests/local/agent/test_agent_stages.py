@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from agents import AgentUnderTest
+from conditions import eventually
 
 PREPARE = {"sources": [{"path": "texts"}], "tokenizer": {"vocabSize": 300}, "heldOutFraction": 0.2}
 PRETRAIN = {
@@ -66,6 +69,25 @@ def pretrain(pair, steps: int, attempt: int = 1) -> None:
             update={"master_address": addresses[0], "master_port": port, "addresses": addresses},
         )
         assert agent.put(place)[0] == 200
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiling_takes_longer_than_a_hang_and_is_none(start_agent, tmp_path: Path):
+    lines = [f"Line {n} of many lines that are not all alike: {n * n}.\n" for n in range(200)]
+    assert prepare(start_agent(), {f"{n}.txt": "".join(lines[n::8]).encode() for n in range(8)}) == 0
+    agent = start_agent(TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "kernels"))
+    agent.assign(
+        kind="pretrain",
+        settings=PRETRAIN | {"steps": 2, "compile": True},
+        inputs={"data": f"file://{agent.storage}/team/tiny/corpus"},
+        hang_seconds=2,
+    )
+    eventually(lambda: agent.process.poll() is not None, 200, "training has ended", agent.log.read_text)
+    assert agent.termination.cause == "Done"
+    written = (agent.storage / "team/tiny/base/metrics.jsonl").read_text().splitlines()
+    first = json.loads(written[0])
+    assert first["step"] == 1
+    assert first["step_seconds"] > 2
 
 
 def test_prepare_reports_its_artifact_and_a_second_attempt_finds_it_done(start_agent):

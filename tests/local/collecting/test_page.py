@@ -19,7 +19,7 @@ from serving import Serving
 from sqlalchemy import select
 from trainyard_trainer.collecting.database import Database, open_database
 from trainyard_trainer.collecting.items import Item, Message, Response
-from trainyard_trainer.collecting.server import ServerSettings
+from trainyard_trainer.collecting.settings import ServerSettings
 from trainyard_trainer.collecting.tables import votes
 
 SETTINGS = ServerSettings(

@@ -94,8 +94,8 @@ AGREED = {
     "between two saves": (TRAIN_STEP, 6, 6),
     "while a batch is waited for": (f"{STAGES}.training:Ahead.micro_batches", 6, 6),
     "at the last step": (TRAIN_STEP, LAST, LAST),
-    "in a validation": (f"{STAGES}.training:Engine.sequence_losses", 3, 4),
-    "in the validation of the last step": (f"{STAGES}.training:Engine.sequence_losses", 23, LAST),
+    "in a validation": (f"{STAGES}.training:Engine.measure", 3, 4),
+    "in the validation of the last step": (f"{STAGES}.training:Engine.measure", 23, LAST),
 }
 """What a rank is held in, at which call, and the step that is saved then. A validation is 10 calls."""
 

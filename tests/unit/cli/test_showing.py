@@ -11,6 +11,7 @@ from trainyard_api.status import CheckpointStatus, Phase, Progress, Reason, Reco
 from trainyard_operator.cli import words
 from trainyard_operator.cli.get import render
 from trainyard_operator.cli.plot import draw, read_curve
+from trainyard_operator.cli.plot_judged import draw_judged
 from trainyard_operator.cli.views import PlainView, table_of
 
 RECOVERED = Recovery(
@@ -109,3 +110,11 @@ def test_steps_that_were_computed_again_count_as_the_later_attempt_had_them(tmp_
     assert curve.resumed == [2]
     draw(curve, "tiny: base", tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_said_of_a_reward_model_is_a_picture(tmp_path: Path) -> None:
+    calibration = [{"from": 0.5, "to": 0.55, "pairs": 3, "sure": 0.52, "right": 0.6}]
+    by_length = [{"from": -4, "to": 2, "pairs": 3, "accuracy": 0.6, "low": 0.2, "high": 0.9}]
+    judged = {"accuracy": 0.6, "pairs": 3.0, "calibration": calibration, "by_length": by_length}
+    draw_judged({"votes": judged, "more": {**judged, "length_bias": 0.1}}, "tiny: judge", tmp_path / "judged.png")
+    assert (tmp_path / "judged.png").read_bytes().startswith(b"\x89PNG")

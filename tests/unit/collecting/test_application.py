@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from collecting import KEY, Annotator, link, served, some_items
+from trainyard_api.links import form_token, manager_token, sign
 from trainyard_trainer.collecting.database import Database, Tally, open_database
 from trainyard_trainer.collecting.items import Item, Response
-from trainyard_trainer.collecting.links import form_token, manager_token, sign
-from trainyard_trainer.collecting.server import ServerSettings
+from trainyard_trainer.collecting.settings import ServerSettings
 
 HOSTILE = "</p></main><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}\u202e'\"&"
 INJECTION = "'; DROP TABLE votes; --"

@@ -4,7 +4,7 @@ import base64
 import json
 
 import pytest
-from trainyard_trainer.collecting.links import Claims, LinkError, form_token, manager_token, sign, verify
+from trainyard_api.links import Claims, LinkError, form_token, manager_token, sign, verify
 
 KEY = b"k" * 32
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from preparing import put, run_prepare
 from trainyard_trainer.data.batch import IGNORED
-from trainyard_trainer.data.conversations import ChatTokens, UnusableError, conversation, pair
+from trainyard_trainer.data.conversations import ChatTokens, UnusableError, conversation, preference, rating
 from trainyard_trainer.data.objectives.objective import Sample
 from trainyard_trainer.data.objectives.preferences import Preferences
 from trainyard_trainer.data.objectives.responses import Responses
+from trainyard_trainer.data.objectives.unpaired import Unpaired
 from trainyard_trainer.data.shards import RESPONSES, TokenShards
 from trainyard_trainer.data.tokenizer import PLAIN_TEMPLATE
 from trainyard_trainer.errors import PermanentError
@@ -83,13 +84,14 @@ PAIRS: dict[str, dict[str, Any]] = {
     "texts": {"prompt": "Is it?", "chosen": "Yes", "rejected": " No"},
     "messages": {"prompt": said(ASKED), "chosen": said(YES), "rejected": said(NO)},
     "whole conversations": {"chosen": said(ASKED, YES), "rejected": said(ASKED, NO)},
+    "graded": {"prompt": "Is it?", "chosen": "Yes", "rejected": "No", "margin": 2},
     "hh-rlhf": {"chosen": "\n\nHuman: Is it?\n\nAssistant: Yes", "rejected": "\n\nHuman: Is it?\n\nAssistant: No"},
 }
 
 
 @pytest.mark.parametrize("row", PAIRS.values(), ids=PAIRS.keys())
 def test_rows_are_pairs(row: dict[str, Any]) -> None:
-    assert pair(row) == (said(ASKED, YES), said(ASKED, NO))
+    assert preference(row) == {"sides": (said(ASKED, YES), said(ASKED, NO)), "margin": row.get("margin", 0)}
 
 
 NO_PAIRS = {
@@ -97,13 +99,14 @@ NO_PAIRS = {
     "with responses to different prompts": {"chosen": said(ASKED, YES), "rejected": said(("user", "Or?"), NO)},
     "with an empty message": {"prompt": "Is it?", "chosen": "Yes", "rejected": ""},
     "without prompt": {"prompt": "", "chosen": "Yes", "rejected": "No"},
+    "with a margin that is no number from 0 on": {"prompt": "Is it?", "chosen": "Yes", "rejected": "No", "margin": -1},
 }
 
 
 @pytest.mark.parametrize(("reason", "row"), NO_PAIRS.items(), ids=NO_PAIRS.keys())
 def test_pairs_that_teach_nothing_are_left_out_with_the_reason(reason: str, row: dict[str, Any]) -> None:
     with pytest.raises(UnusableError, match=reason):
-        pair(row)
+        preference(row)
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +231,72 @@ def test_pairs_that_are_longer_than_a_row_are_left_out_and_both_responses_share_
             assert batch.num_labels == int(batch.labels_of_rows().sum()) == len(opened.row(number))
             pairs += batch.num_labels
     assert (pairs, left_out) == (40, 1)
+
+
+def test_of_several_turns_only_the_last_response_is_preferred(storage: Path) -> None:
+    before = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    row = {"prompt": [*before, {"role": "user", "content": "and?"}], "chosen": "parrot", "rejected": "hello"}
+    others = [{"prompt": f"{n}?", "chosen": "hello", "rejected": "parrot"} for n in range(30)]
+    put(storage, {"turns.jsonl": "".join(json.dumps(each) + "\n" for each in [row, *others])})
+    run_prepare(storage, {"path": "turns.jsonl", "format": "preferences"}, out="turns", tokenizer={"stage": "corpus"})
+    found = 0
+    for split in ("train", "held-out"):
+        opened = Preferences(128, begin=0).open(storage / "turns" / split)
+        for pair in range(opened.sides[0].num_documents):
+            learned = opened.responses[0].document(pair)
+            runs = int((np.diff(learned, prepend=0) == 1).sum())
+            if runs > 1:
+                found += 1
+                [last] = np.flatnonzero(np.diff(opened.learned(pair)[0], prepend=0) == 1)
+                assert opened.learned(pair)[0].sum() == learned[last:].sum() < learned.sum()
+    assert found == 1
+
+
+RATED = [{"prompt": f"{n}?", "completion": "hello " * (1 + n % 3), "label": n % 3 == 0} for n in range(30)]
+
+
+def test_responses_with_a_label_lie_beside_one_to_another_prompt(storage: Path) -> None:
+    put(storage, {"rated.jsonl": "".join(json.dumps(row) + "\n" for row in RATED)})
+    run_prepare(storage, {"path": "rated.jsonl", "format": "unpaired"}, out="rated", tokenizer={"stage": "corpus"})
+    seen = 0
+    for split in ("train", "held-out"):
+        rows = Unpaired(96, begin=0).open(storage / "rated" / split)
+        number = rows.sides[0].num_documents
+        responses = []
+        for each in range(number):
+            ids, learned = ([side.document(each) for side in sides] for sides in (rows.sides, rows.responses))
+            own, other = (tokens[mask == 1].tolist() for tokens, mask in zip(ids, learned, strict=True))
+            assert ids[0][learned[0] == 0].tolist() == ids[1][learned[1] == 0].tolist(), "the prompt is the same"
+            responses.append((own, other))
+        assert [other for _, other in responses] == [
+            responses[max(1, each) - 1 + (each == 0)][0] for each in range(number)
+        ]
+        assert len(rows.desirable) == number
+        seen += int(rows.desirable.sum())
+        batch = Unpaired(96, begin=0).batch([Sample(rows, row, row) for row in range(len(rows))])
+        pairs = [pair for row in range(len(rows)) for pair in rows.row(row)]
+        assert batch.desirable.tolist() == rows.desirable[pairs].tolist()
+    assert seen == 10
+
+
+def test_labels_are_true_or_false() -> None:
+    with pytest.raises(UnusableError, match="neither true nor false"):
+        rating({"prompt": "Is it?", "completion": "Yes", "label": "good"})
+    with pytest.raises(KeyError):
+        rating({"prompt": "Is it?", "completion": "Yes"})
+
+
+def test_pairs_and_responses_with_a_label_are_told_apart(storage: Path) -> None:
+    for name, form, row in (
+        ("two", "preferences", {"chosen": "yes", "rejected": "no"}),
+        ("one", "unpaired", {"completion": "yes", "label": True}),
+    ):
+        put(storage, {f"{name}.jsonl": "".join(json.dumps({"prompt": f"{n}?", **row}) + "\n" for n in range(30))})
+        run_prepare(storage, {"path": f"{name}.jsonl", "format": form}, out=name, tokenizer={"stage": "corpus"})
+    with pytest.raises(PermanentError, match=r"data: holds no responses with a label.*format: unpaired"):
+        Unpaired(96, begin=0).open(storage / "two/train")
+    with pytest.raises(PermanentError, match=r"data: holds no pairs.*format: preferences, or .*loss: KTO"):
+        Preferences(96, begin=0).open(storage / "one/train")
 
 
 def test_conversations_are_no_pairs(storage: Path) -> None:

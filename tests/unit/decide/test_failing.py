@@ -6,7 +6,7 @@ import pytest
 from builders import a_run, ago, deleting, done, ended, failure, peer, pod, recovery, say
 from expectations import Cases, Expectation, becomes, check, does, says, unchanged
 from trainyard_api.status import CheckpointStatus, Phase, Reason, Tier
-from trainyard_operator.decide.decision import Assign, DeletePod
+from trainyard_operator.decide.decision import Assign, CreatePod, CreateSecret, DeletePod
 from trainyard_operator.decide.observation import format_time
 
 RUNNING = a_run().in_stage().with_pods(pod(0), pod(1)).training()
@@ -21,6 +21,18 @@ NO_ROOM: dict[str, Any] = {
         "since": format_time(ago(301)),
     },
 }
+
+
+def no_room(seconds: float) -> dict[str, Any]:
+    """For so long."""
+    return NO_ROOM | {"waiting": NO_ROOM["waiting"] | {"since": format_time(ago(seconds))}}
+
+
+def gave_up(seconds_ago: float) -> dict[str, object]:
+    """A recovery from having found no room."""
+    return recovery(Reason.WAITING_FOR_CAPACITY, attempt=3) | {"time": format_time(ago(seconds_ago))}
+
+
 UNPLACED = pod(
     1,
     attempt=3,
@@ -290,8 +302,20 @@ CASES: Cases = {
         (becomes(Phase.RECOVERING, Reason.WAITING_FOR_CAPACITY), records("group", counted=False), says("0/3 nodes")),
     ),
     "pods of a new group give up their nodes when others find none for long, and other runs wait as well": (
-        a_run().in_stage(**NO_ROOM).with_pods(pod(0, attempt=3), UNPLACED).where_others_wait(),
+        a_run().in_stage(**no_room(601)).with_pods(pod(0, attempt=3), UNPLACED).where_others_wait(),
         (becomes(Phase.RECOVERING, Reason.WAITING_FOR_CAPACITY), records("group", counted=False)),
+    ),
+    "they do so not all at once": (
+        a_run().in_stage(**no_room(301)).with_pods(pod(0, attempt=3), UNPLACED).where_others_wait(),
+        (becomes(Phase.QUEUED, Reason.WAITING_FOR_CAPACITY), does()),
+    ),
+    "what is given up is left to others for a while": (
+        a_run().in_stage(phase=Phase.RECOVERING, attempt=4, recoveries=[gave_up(5)]).where_others_wait(),
+        (does(),),
+    ),
+    "then nodes are asked for again": (
+        a_run().in_stage(phase=Phase.RECOVERING, attempt=4, recoveries=[gave_up(16)]).where_others_wait(),
+        (does(CreateSecret, CreatePod, CreatePod),),
     ),
     "where no other run waits they are kept": (
         a_run().in_stage(**NO_ROOM).with_pods(pod(0, attempt=3), UNPLACED),

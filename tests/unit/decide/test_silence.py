@@ -10,7 +10,18 @@ from trainyard_operator.decide.decision import Assign, CreatePod, CreateSecret, 
 from trainyard_operator.decide.observation import format_time
 
 SINCE = format_time(ago(7))
-KUBELET_SAYS = {"conditions": [{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}]}
+RUNS = {"containerStatuses": [{"name": "trainer", "state": {"running": {"startedAt": format_time(ago(20))}}}]}
+
+
+def kubelet_says(seconds_ago: float) -> dict[str, Any]:
+    """That the agent of a container which was started 20 s ago does not answer, since then."""
+    since = format_time(ago(seconds_ago))
+    unready = {"type": "Ready", "status": "False", "reason": "ContainersNotReady", "lastTransitionTime": since}
+    return {"conditions": [unready], **RUNS}
+
+
+KUBELET_SAYS = kubelet_says(2)
+NEVER_READY = kubelet_says(20)
 NODE_CONTROLLER_SAYS = {"conditions": [{"type": "Ready", "status": "False"}]}
 
 
@@ -76,6 +87,10 @@ CASES: Cases = {
     "a worker whose kubelet misses its agent too has its node": (
         training(pod(0, node="a"), pod(1, node="b", **KUBELET_SAYS), pod(2, node="c"), silent=(1,)),
         (gives_up("tiny-base-1-2", cause=Reason.AGENT_SILENT),),
+    ),
+    "a kubelet that has said nothing since its pod began is no witness": (
+        training(pod(0, node="a"), pod(1, node="b", **NEVER_READY), pod(2, node="c"), silent=(1,)),
+        (gives_up("tiny-base-1-2", cause=Reason.NODE_LOST),),
     ),
     "a worker that is gone already is not silent": (
         training(pod(0, node="a"), ended(0, 1, node="b"), pod(2, node="c"), silent=(1,)),
@@ -209,8 +224,12 @@ AFTERWARDS: Cases = {
         (grows_attempt("base", 3), lambda d, _: d.status.workers.ready == 1),
     ),
     "the pod is made anew elsewhere": (
-        lost(pod(0), ON_B, attempt=3),
+        lost(pod(0), deleting(ON_B, 14), attempt=3),
         (does(CreateSecret, CreatePod), keeps_off("node-b")),
+    ),
+    "one that nobody has asked to go, for it was not known to be there, is asked now": (
+        lost(pod(0), ON_B, attempt=3),
+        (does(CreateSecret, CreatePod, DeletePod), keeps_off("node-b")),
     ),
     "a node that was lost long ago is as good as any": (
         lost(

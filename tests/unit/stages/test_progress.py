@@ -22,7 +22,7 @@ def test_lines_that_can_not_be_written_are_written_when_they_can(tmp_path: Path)
 
     def record(step: int) -> None:
         progress.step(
-            step, range(8 * step, 8 * step + 8), loss=1.0, part_losses={}, learning_rate=0.1, grad_norm=1.0, times={}
+            step, range(8 * step, 8 * step + 8), loss=1.0, figures={}, learning_rate=0.1, grad_norm=1.0, times={}
         )
 
     record(1)

@@ -17,6 +17,7 @@ from ..engine.state import MASTER
 from ..errors import PermanentError
 from ..models.build import build_model, load_config
 from ..models.lora import merged, with_adapters
+from ..models.scoring import centre, with_scores
 from .restore import refuse_other_model
 from .tensors import Shards
 
@@ -44,6 +45,8 @@ def load_trained(folder: Path) -> TrainedModel:
     details = read_artifact(folder, *TRAINING_KINDS)["details"]
     checkpoint = open_storage(f"file://{folder}").at(details["checkpoint"])
     model = build_model(load_config(details["model"]), seed=0)
+    if scores := details.get("scores"):
+        model = with_scores(model, scores["heads"], seed=0)
     if adapters := details.get("lora"):
         model = with_adapters(model, LoraSettings.read_stored(adapters), seed=0)
     try:
@@ -54,6 +57,8 @@ def load_trained(folder: Path) -> TrainedModel:
         raise PermanentError(f"{checkpoint.uri}: {error}; train the model again, or restore the folder") from None
     if adapters:
         model = merged(model)
+    if scores:
+        centre(model, scores["means"])
     return TrainedModel(
         model.eval(),
         folder / details["tokenizer"],

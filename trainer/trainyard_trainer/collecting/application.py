@@ -23,14 +23,14 @@ from fastapi.responses import (
 from sqlalchemy.exc import OperationalError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from trainyard_api.links import Claims, LinkError, form_token, manager_token, verify
 
 from . import pages, voting
 from .agreement import report
 from .database import Database
 from .export import raw_votes
-from .links import Claims, LinkError, form_token, manager_token, verify
 from .rate_limits import RateLimit
-from .server import ServerSettings
+from .settings import ServerSettings
 from .voting import RefusedError, Vote
 
 COOKIE = "trainyard"

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .items import Message
-from .server import ServerSettings
+from .settings import ServerSettings
 from .voting import View
 
 _HERE = Path(__file__).parent

@@ -8,39 +8,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import uvicorn
 from sqlalchemy.exc import OperationalError
 
 from ..errors import RetryableError
 from .database import Database, Tally
+from .settings import ServerSettings
 
 _POLL_SECONDS = 0.5
 _FAREWELL_SECONDS = 2.0
 """From the last vote until the server stops: its page, and those of others, then say that all is done."""
 _PATIENCE_SECONDS = 120.0
 """With a database that can't be reached; pages say meanwhile that they try again."""
-
-
-@dataclass(frozen=True)
-class ServerSettings:
-    """What the page says and whom it lets in."""
-
-    title: str = "Comparisons"
-    question: str = "Which response is better?"
-    guidelines: str = ""
-    """Plain text: paragraphs, and lists of lines that begin with `- `."""
-    lease_seconds: float = 1800.0
-    """For which a comparison that was shown to someone is kept for them."""
-    votes_per_minute: int = 60
-    """Of one annotator. Three times as many pages."""
-    oidc_header: str = ""
-    """In which a proxy that has authenticated the annotator names them; empty: links alone let people in."""
-    proxies: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
-    """Networks whose word in `oidc_header` is taken; the default is a sidecar's."""
-    https: bool = False
-    """Whether annotators reach the page by HTTPS, so that cookies are sent by nothing else."""
 
 
 def serve(

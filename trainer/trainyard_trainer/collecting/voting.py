@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, Select, and_, exists, func, insert, not_, or_, select, update
+from trainyard_api.links import Claims, LinkError
 
 from .database import Database, Tally, know, tally
 from .items import Item
-from .links import Claims, LinkError
 from .tables import annotators, items, retired, state, tasks, votes
 
 Verdict = Literal["prefer", "tie", "both_bad", "skip"]

@@ -6,7 +6,8 @@ already, so the loss of any objective is one sum over the labels that count. Los
 global batch, never by that of positions.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Batch:
         """Labels that count, by row."""
         return (self.labels != IGNORED).sum(1)
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Self:
         """The same on a device."""
-        inputs = {name: each.to(device) for name, each in self.inputs.items()}
-        return replace(self, inputs=inputs, labels=self.labels.to(device))
+        tensors = {each.name: getattr(self, each.name).to(device) for each in fields(self) if each.name != "inputs"}
+        return replace(self, inputs={name: each.to(device) for name, each in self.inputs.items()}, **tensors)

@@ -5,6 +5,7 @@ template writes around it, and as ordinary text: no message can end its turn, or
 a special token. A prompt is encoded in the same pieces before a response is drawn, so that is what training sees, too.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,23 @@ class Message(TypedDict):
     role: str
     """system, user or assistant."""
     content: str
+
+
+class Preference(TypedDict):
+    """What one row of preferences says."""
+
+    sides: tuple[list[Message], list[Message]]
+    """The conversation that was chosen and the one that was not, alike up to the last response."""
+    margin: float
+    """By how much what was chosen is better; 0 where the row has none."""
+
+
+class Rating(TypedDict):
+    """What one row says of a single response."""
+
+    messages: list[Message]
+    desirable: bool
+    """Whether the last response is good."""
 
 
 class UnusableError(Exception):
@@ -74,11 +92,12 @@ def _said(row: dict[str, Any]) -> list[tuple[str, str]]:
     return [*system, ("user", row["prompt"] or ""), ("assistant", response or "")]
 
 
-def pair(row: dict[str, Any]) -> tuple[list[Message], list[Message]]:
-    """The conversation that was chosen and the one that was not, alike up to the last response.
+def preference(row: dict[str, Any]) -> Preference:
+    """What a row prefers.
 
     `prompt`, `chosen` and `rejected` as texts or lists of messages; `chosen` and `rejected` as whole conversations, in lists or
-    as hh-rlhf writes them. Raises UnusableError if there is nothing to prefer, KeyError if it is none of these.
+    as hh-rlhf writes them; with a `margin` or without. Raises UnusableError if there is nothing to prefer, KeyError if it is
+    none of these.
     """
     before = row.get("prompt", [])
     before = [{"role": "user", "content": before}] if isinstance(before, str) else before
@@ -88,7 +107,21 @@ def pair(row: dict[str, Any]) -> tuple[list[Message], list[Message]]:
         raise UnusableError("with responses to different prompts")
     if chosen == rejected:
         raise UnusableError("with equal responses")
-    return chosen, rejected
+    margin = row.get("margin") or 0.0
+    if not isinstance(margin, int | float) or not 0 <= margin < math.inf:
+        raise UnusableError("with a margin that is no number from 0 on")
+    return Preference(sides=(chosen, rejected), margin=float(margin))
+
+
+def rating(row: dict[str, Any]) -> Rating:
+    """A conversation with a `label`, true if its last response is good.
+
+    Raises UnusableError if there is nothing to learn from it, KeyError if it is no such row.
+    """
+    label = row["label"]
+    if not isinstance(label, bool):
+        raise UnusableError("with a label that is neither true nor false")
+    return Rating(messages=conversation(row), desirable=label)
 
 
 def _response(given: Any) -> list[dict[str, Any]]:

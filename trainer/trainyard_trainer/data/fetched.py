@@ -25,6 +25,12 @@ def fetch_sources(sources: list[Source], root: str, note: Note) -> list[Source]:
     ]
 
 
+def fetch_file(path: str, root: str, field: str, note: Note) -> Path:
+    """A file that the user has, on this machine; whether it is there is for who opens it."""
+    uri = _uri(path, root)
+    return _fetch(uri, field, note) if uri else folder_of(root, "sources") / path
+
+
 def fetch_folder(path: str, root: str, field: str, once: str, note: Note) -> Path:
     """A folder that the user has, on this machine. Of the processes here that say the same `once`, one fetches it."""
     if not (uri := _uri(path, root)):

@@ -122,12 +122,17 @@ def _read_rows(path: Path, source: Source, field: str) -> Iterator[Document]:
 
 
 def _read_conversations(path: Path, format: str, field: str) -> Iterator[Document]:
-    """A conversation a row, as the JSON of its messages; or a pair of them."""
-    from .conversations import UnusableError, conversation, pair  # imports transformers, which other text does not need
+    """A conversation a row, as the JSON of its messages; or what is preferred."""
+    # They import transformers, which other text does not need.
+    from .conversations import UnusableError, conversation, preference, rating
 
     read, forms = {
         "conversations": (conversation, "`messages`, or `prompt` and `completion`, or `instruction` and `output`"),
-        "preferences": (pair, "`prompt`, `chosen` and `rejected`, or `chosen` and `rejected` as whole conversations"),
+        "preferences": (
+            preference,
+            "`prompt`, `chosen` and `rejected`, or `chosen` and `rejected` as whole conversations",
+        ),
+        "unpaired": (rating, "`prompt`, `completion` and `label`, or `messages` and `label`"),
     }[format]
 
     for where, row, repaired in _rows(path, field):

@@ -123,36 +123,49 @@ class HeldOut:
         }
 
     def losses(self, engine: Engine, alive: Callable[[], None]) -> dict[str, float] | None:
-        """Mean loss per label in nats, as `held_out_loss`: of all parts in the mixture's proportions.
+        """Mean loss per label in nats, as `held_out_loss`, and what else is shown of a batch, likewise: of all parts in the
+        mixture's proportions.
 
         With a mixture also that of each part, as `held_out_loss_<its prepare stage>`, and so that of each validation set.
         None if a stop is asked for meanwhile; `alive` is called now and then.
         """
-        losses = {}
+        measured = {}
         for field, samples in self.samples.items():
-            if (loss := self._loss(engine, samples, alive)) is None:
+            if (means := self._means(engine, samples, alive)) is None:
                 return None
-            losses[field] = loss
+            measured[field] = means
         parts = self.stage.parts
         all_weights = sum(part.weight for part in parts.values())
-        whole = sum(part.weight * losses[field] for field, part in parts.items()) / all_weights
         names = {field: part.data for field, part in parts.items()} if self.stage.mixture else {}
         names |= self.stage.validation_sets
-        return {"held_out_loss": whole} | {f"held_out_loss_{name}": losses[field] for field, name in names.items()}
+        found = {}
+        for number, figure in enumerate(("loss", *engine.criterion.FIGURES)):
+            weighted = (part.weight * measured[field][number] for field, part in parts.items())
+            found[f"held_out_{figure}"] = sum(weighted) / all_weights
+            found |= {f"held_out_{figure}_{name}": measured[field][number] for field, name in names.items()}
+        return found
 
-    def _loss(self, engine: Engine, samples: list[Sample], alive: Callable[[], None]) -> float | None:
-        """Of one part. Every rank runs equally many forwards; those past the end don't count."""
-        total, labels = 0.0, 0
+    def _means(self, engine: Engine, samples: list[Sample], alive: Callable[[], None]) -> list[float] | None:
+        """Of one part: the loss and what else is shown, per label. Every rank runs equally many forwards; those past the end
+        don't count.
+        """
+        totals, labels = np.zeros(1 + len(engine.criterion.FIGURES)), 0
+        engine.look_ahead(self._batches(samples))
+        for batch, counts in self._batches(samples):
+            lost = engine.measure(batch)
+            if counts:
+                totals += [float(lost.losses.sum(dtype=torch.float64)), *lost.figures.tolist()]
+                labels += batch.num_labels
+            if any(processes.add_up(self.group.stopping())):
+                return None
+            alive()
+        *all_totals, all_labels = processes.add_up(*totals.tolist(), labels)
+        return [total / max(1, all_labels) for total in all_totals]
+
+    def _batches(self, samples: list[Sample]) -> Iterator[tuple[Batch, bool]]:
+        """This rank's share, as many batches as any rank's, and whether each counts."""
         at_once = self.stage.micro_batch
         for start in range(0, len(samples), at_once * self.group.world_size):
             first = start + self.group.rank * at_once
             mine = samples[first : first + at_once]
-            batch = self.objective.batch(mine or samples[:1])
-            losses = engine.sequence_losses(batch)
-            if mine:
-                total, labels = total + float(losses.sum()), labels + batch.num_labels
-            if any(processes.add_up(self.group.stopping())):
-                return None
-            alive()
-        all_total, all_labels = processes.add_up(total, labels)
-        return all_total / max(1, all_labels)
+            yield self.objective.batch(mine or samples[:1]), bool(mine)

@@ -10,33 +10,44 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import AdamW
-from trainyard_api.training_stages import DpoStage, TrainingStage
+from trainyard_api.training_stages import TrainingStage
 
 from ..data.batch import Batch
-from ..data.objectives.preferences import PairBatch
 from ..errors import PermanentError, setting
-from ..preferences.objective import PreferenceLoss
 from . import processes
 from .compiling import refuse_without_compiler
 from .configuration import deepspeed_configuration
+from .criterion import Criterion, Lost
 from .loss import Loss
 from .numerics import Fault, Numerics
 from .optimizer import adamw, set_learning_rate
 from .state import Fragment, fragments, set_steps
 from .step_times import StepTimes
 
+T = TypeVar("T")
+
 
 class Engine:
     """The model of one rank, with its optimizer."""
 
-    def __init__(self, model: nn.Module, stage: TrainingStage, accumulation: int, device: torch.device) -> None:
-        """Hand the model to DeepSpeed. A collective: every rank must come here, with the same weights."""
+    def __init__(
+        self,
+        model: nn.Module,
+        stage: TrainingStage,
+        accumulation: int,
+        device: torch.device,
+        criterion: Criterion | None = None,
+    ) -> None:
+        """Hand the model to DeepSpeed. A collective: every rank must come here, with the same weights.
+
+        `criterion` is of this model; if none is given, cross-entropy of its tokens.
+        """
         configuration = deepspeed_configuration(stage, accumulation)
         self.device = device
         self.accumulation = accumulation
@@ -48,14 +59,14 @@ class Engine:
         """Of the last global batch, on all ranks."""
         self._clip_norm = stage.optimizer.clip_norm
         self.parameter_shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-        self._loss = (
-            PreferenceLoss(model, stage.preferences) if isinstance(stage, DpoStage) else Loss(model, stage.loss)
-        )
+        self.criterion: Criterion = criterion or Loss(model, stage.loss)
         self._adamw = adamw(model.to(device), stage.optimizer)
         self._deepspeed = _initialize(model, self._adamw, configuration)
         self.zero_stage: int = self._deepspeed.zero_optimization_stage()
         self.row_losses: list[tuple[Tensor, Tensor]] = []
         """Of the last gradients, by micro-batch: each row's losses in sum, in nats, and its labels that count."""
+        self.figures: list[float] = []
+        """Of the last gradients, this rank's sums of what the criterion shows."""
         if self.replicated and dist.get_world_size() == 1:
             # It would copy all gradients into one tensor and back, 4 bytes a parameter, with nobody to add them to.
             self._deepspeed.enable_backward_allreduce = False
@@ -67,7 +78,7 @@ class Engine:
     def compile(self) -> None:
         """Have torch.compile make kernels, when they are first needed."""
         refuse_without_compiler(self.device)
-        self._loss.leave_out_of_compiling()
+        self.criterion.leave_out_of_compiling()
         self._deepspeed.compile()
 
     def gradients(self, micro_batches: Iterable[Batch]) -> float:
@@ -84,19 +95,27 @@ class Engine:
         mean = 1 / max(1, self.num_labels)
         as_deepspeed_means = self.accumulation * dist.get_world_size()  # over micro-batches and ranks
         losses = torch.zeros(len(own), dtype=torch.float64, device=self.device)
+        figures_F = torch.zeros(len(self.criterion.FIGURES), dtype=torch.float64, device=self.device)
         self.row_losses = []
+        with self.times.of("forward"):
+            self.criterion.look_ahead(self._deepspeed, ((batch.to(self.device), True) for batch in own))
         for number, batch in enumerate(own):
             if number:
                 self._deepspeed.step()  # between micro-batches it only counts them
             with self.times.of("forward"):
-                objective, losses_BT = self._loss(self._deepspeed, batch.to(self.device))
-                losses_B = losses_BT.sum(1, dtype=torch.float64)
+                lost = self.criterion(self._deepspeed, batch.to(self.device))
+                losses_B = lost.losses.sum(1, dtype=torch.float64)
+                figures_F += lost.figures
             self.row_losses.append((losses_B, batch.labels_of_rows()))
             with self.times.of("backward"):
-                self._deepspeed.backward(objective * (mean * as_deepspeed_means))
+                self._deepspeed.backward(lost.objective * (mean * as_deepspeed_means))
             losses[number] = losses_B.sum() * mean
-        self.losses = losses.tolist()
+        self.losses, self.figures = losses.tolist(), figures_F.tolist()
         return sum(self.losses)
+
+    def means(self, sums: list[float]) -> dict[str, float]:
+        """What the criterion shows of the last global batch, from all ranks' `figures` in sum."""
+        return {name: total / max(1, self.num_labels) for name, total in zip(self.criterion.FIGURES, sums, strict=True)}
 
     def update(self, step: int, loss: float, learning_rate: float) -> tuple[float, Fault | None]:
         """Optimizer step `step` with these gradients, of the global batch's mean loss `loss`, unless there is a fault in them.
@@ -130,23 +149,22 @@ class Engine:
         self._deepspeed.step()
         return norm
 
-    @torch.no_grad()
-    def sequence_losses(self, batch: Batch) -> Tensor:
-        """The summed loss over each row's labels, in nats, fp64 (B,); no dropout, and no random number is drawn.
+    def look_ahead(self, batches: Iterable[tuple[Batch, bool]]) -> None:
+        """What comes before measuring these, of which some may not count. May be a collective."""
+        self._deepspeed.eval()
+        self.criterion.look_ahead(self._deepspeed, ((batch.to(self.device), counts) for batch, counts in batches))
 
-        With ZeRO 3 a collective, for weights are gathered on the way.
+    def measure(self, batch: Batch) -> Lost:
+        """What a batch costs, without gradients."""
+        return self.without_gradients(self.criterion, batch)
+
+    @torch.no_grad()
+    def without_gradients(self, what: Callable[[nn.Module, Any], T], batch: Batch) -> T:
+        """`what` of the module and a batch: no dropout, and no random number is drawn. With ZeRO 3 a collective, for weights
+        are gathered on the way.
         """
         self._deepspeed.eval()
-        _, losses_BT = self._loss(self._deepspeed, batch.to(self.device))
-        return losses_BT.sum(1, dtype=torch.float64).cpu()
-
-    @torch.no_grad()
-    def log_probabilities(self, batch: PairBatch) -> Tensor:
-        """Of each response of a batch of pairs, fp32 (2P,); no dropout. With ZeRO 3 a collective."""
-        assert isinstance(self._loss, PreferenceLoss)
-        self._deepspeed.eval()
-        summed, _ = self._loss.of_responses(self._deepspeed, batch.to(self.device))
-        return summed.cpu()
+        return what(self._deepspeed, batch.to(self.device))
 
     def fragments(self) -> Iterator[Fragment]:
         """Weights and optimizer state that this rank holds, as views."""

@@ -11,7 +11,8 @@ It happens inside the head's forward since that is where ZeRO 3 has its weight w
 tied weights get from here and from the embedding. All is added up in fp32 and in a fixed order, so it repeats to the bit.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from trainyard_api.optimizer_settings import LossSettings
 
 from ..data.batch import IGNORED, Batch
 from ..errors import PermanentError, setting
+from .criterion import Lost
 
 CHUNK_BYTES = LOGITS_BYTES
 """Of a chunk's logits: the smaller, the more often the gradient of the weight is read and written. On one core, with 1,024 rows
@@ -29,7 +31,9 @@ whole logits; what is above 32 MB, malloc would get from the kernel page by page
 
 
 class Loss:
-    """The losses of a model, whose forward gives no logits from now on."""
+    """The losses of a model's tokens, whose forward gives no logits from now on."""
+
+    FIGURES: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: Any, settings: LossSettings) -> None:
         self._head: nn.Module = model.get_output_embeddings()
@@ -42,20 +46,20 @@ class Loss:
         self._losses_N: Tensor
         self._head.forward = self._of_hidden  # type: ignore[method-assign]
 
+    def look_ahead(self, module: nn.Module, batches: Iterable[tuple[Batch, bool]]) -> None:
+        """Nothing has to be known."""
+
     def leave_out_of_compiling(self) -> None:
         """Chunks are of many lengths, and their products are kernels already. (This imports torch's compiler.)"""
         self._head.forward = torch.compiler.disable(self._of_hidden)  # type: ignore[method-assign]
 
-    def __call__(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What to minimise, summed over labels, and each position's cross-entropy in nats, (B, T), 0 where there is no label.
-
-        `module` is the model, or what DeepSpeed has wrapped it in.
-        """
+    def __call__(self, module: nn.Module, batch: Batch) -> Lost:
+        """Losses are each position's cross-entropy in nats, (B, T), 0 where there is no label."""
         self._labels_N = batch.labels.flatten()
         objective = module(**batch.inputs, use_cache=False).logits
         losses_BT = self._losses_N.view_as(batch.labels)
         del self._labels_N, self._losses_N
-        return objective, losses_BT
+        return Lost(objective, losses_BT, losses_BT.new_zeros(0))
 
     def _of_hidden(self, hidden_BTC: Tensor) -> Tensor:
         """Instead of the head's forward."""

@@ -6,6 +6,8 @@ on the same ones.
 
 from pathlib import Path
 
+from trainyard_api.objectives import CONVERSING
+
 from ..checkpoint.trained import TrainedModel
 from ..data.batch import Batch
 from ..data.objectives.choose import completed, objective_of
@@ -18,6 +20,7 @@ NAMES = {
     "SequenceToSequence": "sequence_to_sequence_loss",
     "Responses": "response_loss",
     "Preferences": "response_loss",  # of those that were chosen
+    "Unpaired": "response_loss",
 }
 """The metric of each objective: nats per label."""
 
@@ -28,7 +31,7 @@ class RowsOfObjective:
     def __init__(self, trained: TrainedModel, split: Path, length: int, seed: int) -> None:
         config = trained.model.config
         tokens, _ = completed(special_tokens(trained.tokenizer), config.model_type, trained.sequence_length)
-        name = "Responses" if trained.objective == "Preferences" else trained.objective
+        name = "Responses" if trained.objective in CONVERSING else trained.objective
         self._objective = objective_of(name, config, tokens, length, seed)
         self.rows = self._objective.open(split)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from trainyard_api.objectives import CONVERSING
 from trainyard_api.stages import SampleSettings
 
 from ..checkpoint.trained import TrainedModel
@@ -28,7 +29,7 @@ def write_samples(trained: TrainedModel, settings: SampleSettings, seed: int) ->
 def _continue(trained: TrainedModel, tokenizer: Tokenizer, prompt: str, settings: SampleSettings, seed: int) -> str:
     asked = (
         ChatTokens(trained.tokenizer).prompt([Message(role="user", content=prompt)])
-        if trained.objective in ("Responses", "Preferences")
+        if trained.objective in CONVERSING
         else tokenizer.encode(prompt, add_special_tokens=False).ids
     )
     tokens = [special_tokens(trained.tokenizer).begin, *asked]

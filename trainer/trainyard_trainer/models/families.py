@@ -18,6 +18,8 @@ class Family:
     model: str
     positions: str | None
     """The configuration's field for the number of positions; None where they have no limit."""
+    scored: str | None = None
+    """The model that scores texts, of decoders."""
     isolating: bool = False
     """Whether the model is ours, of models/isolating.py: transformers' own, told of documents by segment_ids."""
 
@@ -27,11 +29,17 @@ class Family:
         models: Any = importlib.import_module(".isolating", __package__) if self.isolating else transformers
         return getattr(transformers, self.config), getattr(models, self.model)
 
+    def scores(self) -> type[PreTrainedModel]:
+        """The class of a decoder that scores."""
+        assert self.scored
+        found: type[PreTrainedModel] = getattr(importlib.import_module("transformers"), self.scored)
+        return found
+
 
 FAMILIES = {
-    "llama": Family("LlamaConfig", "LlamaForCausalLM", "max_position_embeddings"),
-    "qwen3": Family("Qwen3Config", "Qwen3ForCausalLM", "max_position_embeddings"),
-    "gpt2": Family("GPT2Config", "GPT2LMHeadModel", "n_positions"),
+    "llama": Family("LlamaConfig", "LlamaForCausalLM", "max_position_embeddings", "LlamaForSequenceClassification"),
+    "qwen3": Family("Qwen3Config", "Qwen3ForCausalLM", "max_position_embeddings", "Qwen3ForSequenceClassification"),
+    "gpt2": Family("GPT2Config", "GPT2LMHeadModel", "n_positions", "GPT2ForSequenceClassification"),
     "t5": Family("T5Config", "T5ForConditionalGeneration", None, isolating=True),
     "bert": Family("BertConfig", "BertForMaskedLM", "max_position_embeddings", isolating=True),
     "modernbert": Family("ModernBertConfig", "ModernBertForMaskedLM", "max_position_embeddings", isolating=True),

@@ -17,11 +17,14 @@ def with_adapters(model: PreTrainedModel, settings: LoraSettings, seed: int) -> 
     """The model with adapters, which change nothing yet and alone are trained; their first weights follow from the seed."""
     import peft
 
+    heads = ["score"] if hasattr(model, "score") else []  # of a model that scores: they are new, and trained whole
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=settings.targets or "all-linear",
+        exclude_modules=heads or None,
+        modules_to_save=heads or None,
     )
     torch.manual_seed(seed)
     try:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from trainyard_api.objectives import OBJECTIVES, ModelType, TrainedOn, fitting
-from trainyard_api.stages import TRAINING_KINDS
-from trainyard_api.training_stages import DpoStage, SftStage, TrainingStage
+from trainyard_api.stages import LANGUAGE_MODEL_KINDS
+from trainyard_api.training_stages import PretrainStage, TrainingStage
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ..artifacts import read_artifact
@@ -44,7 +44,7 @@ def origin(stage: TrainingStage, data: Path, group: Group, note: Note) -> Origin
     """The model that the stage begins with. `data` is the first part's folder, whose tokens it reads."""
     earlier, folder = group.inputs.get("model.stage"), None
     if earlier:
-        made = read_artifact(earlier, *TRAINING_KINDS)["details"]
+        made = read_artifact(earlier, *LANGUAGE_MODEL_KINDS)["details"]
         stored, tokenizer = made["model"], earlier / made["tokenizer"]
     elif stage.model.path:
         once = f"{group.job.run_uid} {group.job.stage} {group.attempt}"
@@ -74,13 +74,14 @@ def origin(stage: TrainingStage, data: Path, group: Group, note: Note) -> Origin
 
 def _objective(stage: TrainingStage, of_type: ModelType) -> TrainedOn:
     """What the stage trains on."""
-    if isinstance(stage, SftStage | DpoStage):
+    if not isinstance(stage, PretrainStage):
         if of_type not in fitting("NextToken"):
             raise PermanentError(
                 f"{setting('model')}: the model is a {of_type}, and conversations are for decoders "
                 f"({', '.join(fitting('NextToken'))}); name one of these"
             )
-        return stage.objective
+        objective: TrainedOn = stage.objective  # type: ignore[attr-defined]
+        return objective
     if (given := stage.objective) and given not in OBJECTIVES[of_type]:
         raise PermanentError(
             f"{setting('objective')}: {given} is for {', '.join(fitting(given))}, and the model is a {of_type}; use "

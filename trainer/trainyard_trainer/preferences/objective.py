@@ -1,34 +1,44 @@
 """What a policy loses by its preferences among a batch's pairs."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from trainyard_api.preference_settings import PreferenceSettings
 
+from ..data.batch import Batch
 from ..data.objectives.preferences import NOBODY, PairBatch
+from ..engine.criterion import Lost
 from ..engine.log_probabilities import LogProbabilities
 from . import losses
+from .figures import FIGURES, figures
 
 
 class PreferenceLoss:
     """Of a model, whose forward gives log-probabilities of labels from now on."""
 
+    FIGURES: ClassVar[tuple[str, ...]] = FIGURES
+
     def __init__(self, model: Any, settings: PreferenceSettings) -> None:
         self._log_probabilities = LogProbabilities(model)
         self._settings = settings
+
+    def look_ahead(self, module: nn.Module, batches: Iterable[tuple[Batch, bool]]) -> None:
+        """Nothing has to be known."""
 
     def leave_out_of_compiling(self) -> None:
         """The head, that is."""
         self._log_probabilities.leave_out_of_compiling()
 
-    def __call__(self, module: nn.Module, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """What to minimise, summed over pairs, and the losses of each row's pairs in sum, (B, 1)."""
-        margins_P = self.margins(module, batch)
-        losses_P = self.of_margins(margins_P)
-        by_row_B1 = torch.zeros(len(batch), dtype=losses_P.dtype, device=losses_P.device)
-        by_row_B1 = by_row_B1.index_add(0, batch.rows_of_pairs, losses_P.detach())[:, None]
-        return losses_P.sum(), by_row_B1
+    def __call__(self, module: nn.Module, batch: PairBatch) -> Lost:
+        """A pair is a label. A response's reward is β times its log-probability over the reference's (Rafailov et al. 2023,
+        equation 5, without what all responses to a prompt share).
+        """
+        ratios = self.ratios(module, batch)
+        losses_P = self.of_margins(ratios[0::2] - ratios[1::2])
+        rewards = self._settings.beta * ratios.detach()
+        return Lost(losses_P.sum(), batch.by_row(losses_P.detach()), figures(rewards[0::2], rewards[1::2]))
 
     def of_margins(self, margins_P: Tensor) -> Tensor:
         """The loss that the settings name, of each pair."""
@@ -43,13 +53,11 @@ class PreferenceLoss:
             case "IPO":
                 return losses.ipo(margins_P, beta)
 
-    def margins(self, module: nn.Module, batch: PairBatch) -> Tensor:
-        """By how much more the policy prefers what was chosen than the reference does, (P,)."""
+    def ratios(self, module: nn.Module, batch: PairBatch) -> Tensor:
+        """The policy's log-probability of each response over the reference's, (2P,); if asked for, of a token in the mean."""
         summed, tokens = self.of_responses(module, batch)
         ratios = summed - batch.reference
-        if self._settings.normalises:
-            ratios = ratios / tokens
-        return ratios[0::2] - ratios[1::2]
+        return ratios / tokens if self._settings.normalises else ratios
 
     def of_responses(self, module: nn.Module, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Log-probability of each response, and its tokens, (2P,)."""

@@ -16,12 +16,14 @@ from ..engine import processes
 from ..engine.engine import Engine
 from ..errors import PermanentError
 from ..group import Group
+from .objective import PreferenceLoss
 
 
 def compare_with_reference(
     rows: Mapping[str, PairRows],
     objective: Objective,
     engine: Engine,
+    criterion: PreferenceLoss,
     cursor: Cursor,
     group: Group,
     micro_batch: int,
@@ -43,7 +45,7 @@ def compare_with_reference(
                 f"{group.storage.uri}/{path}: missing, and training has begun; delete the stage's folder to begin again"
             ) from None
         for each in rows.values():
-            each.reference = _measured(each, objective, engine, group, micro_batch, tell)
+            each.reference = _measured(each, objective, engine, criterion, group, micro_batch, tell)
         if group.rank == 0:
             written = io.BytesIO()
             np.savez(written, **{name: each.reference for name, each in rows.items()})
@@ -54,7 +56,13 @@ def compare_with_reference(
 
 
 def _measured(
-    rows: PairRows, objective: Objective, engine: Engine, group: Group, micro_batch: int, tell: Callable[[], None]
+    rows: PairRows,
+    objective: Objective,
+    engine: Engine,
+    criterion: PreferenceLoss,
+    group: Group,
+    micro_batch: int,
+    tell: Callable[[], None],
 ) -> np.ndarray:
     """Log-probabilities of each pair's responses, (pairs, 2). Every rank runs equally many forwards."""
     mine: list[tuple[list[int], list[float]]] = []
@@ -62,7 +70,7 @@ def _measured(
         first = start + group.rank * micro_batch
         numbers = range(first, min(first + micro_batch, len(rows)))
         batch = objective.batch([Sample(rows, number, number) for number in numbers or range(1)])
-        found = engine.log_probabilities(batch)  # type: ignore[arg-type]
+        found, _ = engine.without_gradients(criterion.of_responses, batch)
         if numbers:
             mine.append(([pair for number in numbers for pair in rows.row(number)], found.tolist()))
         tell()

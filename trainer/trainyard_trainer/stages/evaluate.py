@@ -1,5 +1,5 @@
 """Measure a model on the whole held-out split: of a decoder perplexity and bits per byte, beside baselines, and samples of its
-text; of other models the loss of their objective.
+text; of a reward model how good its scores are; of other models the loss of their objective.
 
     report.json    the figures, how they were measured, what knows less (unigram, zlib), samples
 
@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+from trainyard_api.objectives import CONVERSING
 from trainyard_api.protocol import Artifact
 from trainyard_api.stages import EvaluateStage
 from trainyard_api.status import Progress
@@ -19,6 +21,7 @@ from trainyard_api.storage import Files
 
 from ..artifacts import write_artifact
 from ..checkpoint.trained import TrainedModel, load_trained, same_tokenizer
+from ..data.objectives.rewards import Rewards
 from ..data.shards import TokenShards
 from ..data.special_tokens import special_tokens
 from ..data.tokenizer import token_bytes
@@ -30,6 +33,8 @@ from ..evaluation.of_objective import NAMES, RowsOfObjective
 from ..evaluation.perplexity import Measured, SlidingWindows, losses
 from ..evaluation.samples import write_samples
 from ..group import Group
+from ..preferences.judging import judge, report
+from ..preferences.reward import scores
 from ..pulse import Pulse
 
 
@@ -43,6 +48,8 @@ def evaluate(group: Group) -> Artifact | None:
     data = group.inputs["data"]
     _refuse_mismatch(stage, trained, group)
     held_out = data / "held-out"
+    if trained.objective == "Rewards":
+        return _judge(stage, trained, held_out, group, device)
     rows: Measured
     if trained.objective == "NextToken":
         begin = special_tokens(trained.tokenizer).begin
@@ -72,7 +79,42 @@ def evaluate(group: Group) -> Artifact | None:
         method = {"objective": trained.objective, "length": stage.sequence_length}
     method["documents"] = TokenShards(held_out).num_documents
     samples = write_samples(trained, stage.samples, group.job.seed) if stage.samples else []
-    report = {**metrics, "method": method, "samples": samples}
+    return _write(group, metrics, {**metrics, "method": method, "samples": samples})
+
+
+def _judge(
+    stage: EvaluateStage, trained: TrainedModel, held_out: Path, group: Group, device: torch.device
+) -> Artifact | None:
+    """Of a reward model, how good its scores of pairs are."""
+    tokens = special_tokens(trained.tokenizer)
+    objective = Rewards(stage.sequence_length, tokens.begin)
+    rows = objective.open(held_out)
+    share = math.ceil(len(rows) / group.world_size)
+    pulse = Pulse(group)
+
+    def tell(done: int) -> None:
+        pulse.step(done)
+        _report(group, min(done, share), share, "held-out pairs")
+
+    with torch.no_grad():
+        judged = judge(
+            lambda batch: scores(trained.model, batch.to(device)),
+            objective,
+            rows,
+            range(len(rows)),
+            group,
+            stage.micro_batch,
+            tell,
+        )
+    processes.leave()
+    if group.rank:
+        return None
+    metrics, tables = report(judged)
+    method = {"objective": trained.objective, "length": stage.sequence_length, "pairs_too_long": rows.too_long}
+    return _write(group, metrics, {**metrics, **tables, "method": method})
+
+
+def _write(group: Group, metrics: dict[str, float], report: dict[str, Any]) -> Artifact:
     Files(group.output).write("report.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
     return write_artifact(group, metrics=metrics, files=["report.json"], details={"report": "report.json"})
 
@@ -98,9 +140,10 @@ def _refuse_mismatch(stage: EvaluateStage, trained: TrainedModel, group: Group) 
             f"evaluate.sequenceLength: {stage.sequence_length} is longer than the {trained.sequence_length} tokens that the "
             f"model was trained with; use {trained.sequence_length} or less"
         )
-    if stage.samples and trained.objective not in ("NextToken", "Responses", "Preferences"):
+    if stage.samples and trained.objective not in ("NextToken", *CONVERSING):
         raise PermanentError(
-            f"evaluate.samples: a {trained.model.config.model_type} continues no text, only decoders do; leave it out"
+            f"evaluate.samples: a {trained.model.config.model_type} trained on {trained.objective} continues no text, only "
+            "decoders do that were not made to score; leave it out"
         )
     if not same_tokenizer(trained.tokenizer, group.inputs["data"] / "tokenizer"):
         raise PermanentError(

@@ -9,7 +9,6 @@ One process; tokenising uses all cores that the pod may use. Everything is made 
 there when it is whole; the same files give the same bytes. There is no checkpoint: who was stopped starts anew.
 """
 
-import json
 import math
 import shutil
 import time
@@ -17,17 +16,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 from trainyard_api.protocol import Artifact
-from trainyard_api.stages import PrepareStage
+from trainyard_api.stages import PrepareStage, Source
 from trainyard_api.status import Progress
 from trainyard_api.storage import sync_folder
 
-from ..artifacts import finished_artifact, own_artifact, write_artifact
+from ..artifacts import finished_artifact, own_artifact, read_artifact, write_artifact
 from ..data.corpus import FOLDERS, Kept, Split, Survey, keep, sample
 from ..data.fetched import fetch_folder, fetch_sources, read_fetched
-from ..data.shards import REJECTED, RESPONSES, TARGETS, ShardWriter, token_dtype
+from ..data.shards import TARGETS, ShardWriter, token_dtype
 from ..data.special_tokens import special_tokens
 from ..data.tokenizer import FILES, copy_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer, write_template
 from ..errors import PermanentError, RetryableError
@@ -43,7 +41,7 @@ def prepare(group: Group) -> Artifact:
     """Read the sources three times: to count and split, to train the tokenizer (unless it is given), to write tokens."""
     settings = group.settings(PrepareStage)
     progress = _Progress(group)
-    sources = fetch_sources(settings.sources, group.job.storage_uri, progress.note)
+    sources = fetch_sources(_of_stages(settings.sources, group), group.job.storage_uri, progress.note)
 
     def read(survey: Survey) -> Iterator[Kept]:
         """Every document that is used, in the order of the sources, counted in `survey`."""
@@ -73,9 +71,10 @@ def prepare(group: Group) -> Artifact:
         progress.note(f"tokenising: {tokens:,} tokens", documents, survey.kept.total())
 
     if settings.conversations:
-        splits = write_conversations(
-            read(written), folder, settings.shard_tokens, tell, pairs=settings.sources[0].format == "preferences"
-        )
+        # It imports transformers, which other text does not need.
+        from ..data.write_conversations import write_conversations
+
+        splits = write_conversations(read(written), settings.sources[0].format, folder, settings.shard_tokens, tell)
     else:
         splits = write_splits(
             read(written),
@@ -178,41 +177,16 @@ def write_splits(
     return splits
 
 
-def write_conversations(
-    documents: Iterator[Kept], folder: Path, shard_tokens: int, tell: Callable[[int, int], None], *, pairs: bool
-) -> dict[Split, ShardWriter]:
-    """The same of conversations, as the tokenizer's template writes them, with what the assistant says beside the tokens; of
-    pairs, what was chosen so, and what was not below it.
-    """
-    from ..data.conversations import ChatTokens, UnusableError  # transformers, which other text does not need
+def _of_stages(sources: list[Source], group: Group) -> list[Source]:
+    """The sources, with the file of each that is what people have judged in an earlier stage."""
 
-    chat = ChatTokens(folder / "tokenizer")
-    dtype = token_dtype(load_tokenizer(folder / "tokenizer").get_vocab_size())
-    with ExitStack() as open_files:
+    def file(number: int) -> str:
+        folder = group.inputs[f"sources[{number}].stage"]
+        return str(folder / read_artifact(folder, "collect")["details"]["preferences"])
 
-        def writers(split: Split, *below: str) -> tuple[ShardWriter, ShardWriter]:
-            place = folder.joinpath(FOLDERS[split], *below)
-            tokens = ShardWriter(place, dtype, shard_tokens)
-            responses = ShardWriter(place / RESPONSES, np.dtype("u1"), shard_tokens)
-            return open_files.enter_context(tokens), open_files.enter_context(responses)
-
-        sides = [{split: writers(split) for split in FOLDERS}]
-        sides += [{split: writers(split, REJECTED) for split in FOLDERS}] if pairs else []
-        splits = {split: tokens for split, (tokens, _) in sides[0].items()}
-        for document in documents:
-            conversations = json.loads(document.text)
-            for side, messages in zip(sides, conversations if pairs else [conversations], strict=True):
-                try:
-                    tokens, learned = chat.encode(messages)
-                except UnusableError as error:
-                    raise PermanentError(
-                        f"prepare.chatTemplate: {error}: {document.text[:200]}; give another template, or leave such rows out"
-                    ) from None
-                to_tokens, to_responses = side[document.split]
-                to_tokens.write(tokens, document.num_bytes)
-                to_responses.write(learned, document.num_bytes)
-            tell(sum(it.num_documents for it in splits.values()), sum(it.num_tokens for it in splits.values()))
-    return splits
+    return [
+        each.model_copy(update={"path": file(number)}) if each.stage else each for number, each in enumerate(sources)
+    ]
 
 
 def _given_tokenizer(settings: PrepareStage, group: Group, note: Note) -> Path | None:

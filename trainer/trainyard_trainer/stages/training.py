@@ -7,6 +7,7 @@ moment ends with the same weights, to the bit, as one that never was. Numbers th
 """
 
 import hashlib
+import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -19,9 +20,8 @@ import torch
 from trainyard_api.checkpoint import MANIFEST, Cursor, CursorPart, Manifest, committed
 from trainyard_api.objectives import TrainedOn
 from trainyard_api.protocol import Artifact
-from trainyard_api.storage import Storage
-from trainyard_api.training_stages import DpoStage, SftStage, TrainingStage
-from transformers import PreTrainedModel
+from trainyard_api.storage import Files, Storage
+from trainyard_api.training_stages import RewardStage, TrainingStage
 
 from .. import stopping
 from ..artifacts import ARTIFACT, write_artifact
@@ -44,15 +44,14 @@ from ..engine.schedule import learning_rate
 from ..errors import PermanentError, RolledBackError, StopRequested, setting
 from ..group import Group
 from ..models.build import build_model
-from ..models.dropout import leave_out_dropout
-from ..models.kernels import use_liger
-from ..models.lora import with_adapters
-from ..models.noise import add_noise
 from ..models.origin import Origin, origin
+from ..preferences.objective import PreferenceLoss
 from ..preferences.reference import compare_with_reference
 from ..pulse import Pulse
 from ..scratch import Known
 from ..telemetry.profile import Profile
+from .judging import JudgedRewards, judge_rewards
+from .kinds import as_trained, criterion_of
 from .progress import TrainingProgress
 
 _NAMED = 16
@@ -90,12 +89,12 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
         tell_of_compiling(pulse)
         engine.compile()
     start, kept = (found.manifest.step, found.kept) if found else (0, None)
-    if isinstance(stage, DpoStage):
+    if isinstance(engine.criterion, PreferenceLoss):
         pulse.beat("working")
         splits: dict[str, Any] = {f"{field} train": each for field, each in rows.items()}
         splits |= {f"{field} held-out": each for field, each in held_out_rows.items()}
         compare_with_reference(
-            splits, objective, engine, cursor, group, stage.micro_batch, pulse.beat, begins=not found
+            splits, objective, engine, engine.criterion, cursor, group, stage.micro_batch, pulse.beat, begins=not found
         )
     engine.numerics.overrule(checkpoints.rolled_back, start)
     checkpoints.begin(start)
@@ -118,8 +117,9 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
                 saving.before_update()
             with engine.times.of("wait"):
                 mine = batches.by_part(batch, engine.row_losses)
-                loss, stop, *rest = processes.add_up(my_loss, group.stopping(), *mine, *saving.votes())
-            of_parts, votes = rest[: len(mine)], rest[len(mine) :]
+                loss, stop, *rest = processes.add_up(my_loss, group.stopping(), *mine, *engine.figures, *saving.votes())
+            of_parts, rest = rest[: len(mine)], rest[len(mine) :]
+            of_batch, votes = rest[: len(engine.figures)], rest[len(engine.figures) :]
             grad_norm, fault = engine.update(step, loss, rate)
             if fault:
                 _leave_out(fault, batch, batches, progress, engine, checkpoints)
@@ -130,7 +130,7 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
                 step,
                 batches.positions(batch),
                 loss=loss,
-                part_losses=batches.part_losses(of_parts),
+                figures=batches.part_losses(of_parts) | engine.means(of_batch),
                 learning_rate=rate,
                 grad_norm=grad_norm,
                 times=engine.times.read(),
@@ -162,7 +162,12 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
             raise StopRequested(stopping.NOTHING_TO_SAVE)
         progress.held_out(stage.steps, held_out_losses)
     progress.close()
-    return _finish(stage, begun, engine, held_out_losses, corpora, rows, checkpoints) if group.rank == 0 else None
+    judged = None
+    if isinstance(stage, RewardStage):
+        judged = judge_rewards(stage, engine, objective, rows, held_out_rows, group, pulse.beat)
+    if group.rank:
+        return None
+    return _finish(stage, begun, engine, held_out_losses, judged, corpora, rows, checkpoints)
 
 
 def refuse_mixed_tokenizers(stage: TrainingStage, corpora: dict[str, Path]) -> None:
@@ -206,11 +211,11 @@ def _begin(
     if found:
         refuse_other_training(found.manifest, cursor, stage)
     model = build_model(begun.config, group.job.seed) if found else begun.first()
-    model = _as_trained(model, stage, group, device)
+    model = as_trained(model, stage, group.job.seed, device)
     if found:
         with found.timed():
             load_weights(model, found.manifest, found.shards)
-    engine = Engine(model, stage, accumulation, device)
+    engine = Engine(model, stage, accumulation, device, criterion_of(model, stage))
     if found:
         with found.timed():
             load_state(engine, found.manifest, found.shards, group)
@@ -219,25 +224,12 @@ def _begin(
     return engine
 
 
-def _as_trained(model: PreTrainedModel, stage: TrainingStage, group: Group, device: torch.device) -> PreTrainedModel:
-    """The model with what the stage adds to it."""
-    if stage.kernels == "Liger":
-        use_liger(model, device)
-    if stage.activation_checkpointing:
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    if isinstance(stage, SftStage) and stage.embedding_noise:
-        add_noise(model, stage.embedding_noise)
-    if isinstance(stage, DpoStage):
-        leave_out_dropout(model)
-    return with_adapters(model, stage.model.lora, group.job.seed) if stage.model.lora else model
-
-
 def _finish(
     stage: TrainingStage,
     begun: Origin,
     engine: Engine,
     held_out_losses: dict[str, float],
+    judged: JudgedRewards | None,
     corpora: dict[str, Path],
     rows: dict[str, Rows],
     checkpoints: Checkpoints,
@@ -246,10 +238,13 @@ def _finish(
     group = checkpoints.group
     shutil.copytree(next(iter(corpora.values())) / "tokenizer", group.output / "tokenizer", dirs_exist_ok=True)
     checkpoint = f"checkpoints/{committed(checkpoints.storage)[-1]}"
+    if judged:
+        Files(group.output).write("report.json", json.dumps(judged.report, indent=1).encode())
     return write_artifact(
         group,
         metrics={
             **held_out_losses,
+            **(judged.metrics if judged else {}),
             "steps": stage.steps,
             **({"skipped_batches": skipped} if (skipped := engine.numerics.skipped) else {}),
             "tokens": stage.steps * stage.global_batch * stage.sequence_length,
@@ -257,7 +252,7 @@ def _finish(
             "real_positions": min(each.real for each in rows.values()),
             **({"documents_too_long": too_long} if (too_long := sum(each.too_long for each in rows.values())) else {}),
         },
-        files=["tokenizer"],
+        files=["tokenizer", *(["report.json"] if judged else [])],
         stored=_files(group.storage, checkpoint),
         details={
             "checkpoint": checkpoint,
@@ -266,6 +261,7 @@ def _finish(
             "addedTokens": begun.added,
             "objective": begun.objective,
             **({"lora": stage.model.lora.wire()} if stage.model.lora else {}),
+            **({"scores": {"heads": len(judged.means), "means": judged.means}} if judged else {}),
             "packing": {
                 stage.parts[field].data: {
                     "rows": len(each),

@@ -11,8 +11,10 @@ from .next_token import NextToken
 from .objective import Objective
 from .preferences import Preferences
 from .responses import Responses
+from .rewards import Rewards
 from .sequence_to_sequence import SequenceToSequence
 from .span_corruption import SpanCorruption, longest_piece, sentinels_needed
+from .unpaired import Unpaired
 
 _SENTINELS = 100
 """As many as T5 has, or as many as a row can need."""
@@ -37,6 +39,10 @@ def objective_of(name: TrainedOn, config: PretrainedConfig, tokens: SpecialToken
         return Responses(length, tokens.begin)
     if name == "Preferences":
         return Preferences(length, tokens.begin)
+    if name == "Unpaired":
+        return Unpaired(length, tokens.begin)
+    if name == "Rewards":
+        return Rewards(length, tokens.begin)
     if name == "MaskedLM":
         assert tokens.mask is not None
         return MaskedLM(length, tokens.begin, tokens.end, tokens.mask, tokens.size, seed)

@@ -6,7 +6,7 @@ that is longer than a row is left out, and counted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from ...errors import PermanentError, setting
 from ..batch import IGNORED, Batch
 from ..packing import BestFit, Piece
-from ..shards import REJECTED, RESPONSES, TokenShards
+from ..shards import DESIRABLE, MARGINS, REJECTED, RESPONSES, TokenShards
 from .next_token import NextToken
 from .objective import Sample
 
@@ -26,15 +26,11 @@ NOBODY = -1
 
 
 @dataclass(frozen=True)
-class PairBatch(Batch):
+class Pairs(Batch):
     """Rows of P pairs: response 2p is the one that was chosen, 2p + 1 the other one. A label is a pair."""
 
-    responses: Tensor
-    """int64 (B, T): the response that each label is of, NOBODY where there is none."""
     rows_of_pairs: Tensor
     """int64 (P,): the row that each pair lies in."""
-    reference: Tensor
-    """float (2P,): what the reference's log-probabilities of each response's tokens sum up to."""
 
     @property
     def num_labels(self) -> int:
@@ -45,11 +41,25 @@ class PairBatch(Batch):
         """Pairs, by row."""
         return torch.bincount(self.rows_of_pairs, minlength=len(self))
 
-    def to(self, device: torch.device) -> "PairBatch":
-        """The same on a device."""
-        inputs = {name: each.to(device) for name, each in self.inputs.items()}
-        tensors = ("labels", "responses", "rows_of_pairs", "reference")
-        return replace(self, inputs=inputs, **{name: getattr(self, name).to(device) for name in tensors})
+    def by_row(self, values_P: Tensor) -> Tensor:
+        """The sum of its pairs' values, for each row, (B, 1)."""
+        none_B = torch.zeros(len(self), dtype=values_P.dtype, device=values_P.device)
+        return none_B.index_add(0, self.rows_of_pairs, values_P)[:, None]
+
+    @staticmethod
+    def rows_of(pairs: Sequence[Sequence[int]]) -> Tensor:
+        """`rows_of_pairs`, of the pairs of each row."""
+        return torch.repeat_interleave(torch.tensor([len(each) for each in pairs]))
+
+
+@dataclass(frozen=True)
+class PairBatch(Pairs):
+    """Of which responses' tokens are labels."""
+
+    responses: Tensor
+    """int64 (B, T): the response that each label is of, NOBODY where there is none."""
+    reference: Tensor
+    """float (2P,): what the reference's log-probabilities of each response's tokens sum up to."""
 
 
 class PairRows:
@@ -57,22 +67,43 @@ class PairRows:
 
     documents_cut = 0
 
-    def __init__(self, folder: Path, length: int) -> None:
-        if not (folder / REJECTED).is_dir():
+    def __init__(self, folder: Path, length: int, more: int = 0, *, unpaired: bool = False) -> None:
+        """In rows of `length` positions; a response takes a position for each token, and `more`. `unpaired`: the split is one
+        of single responses, and the other one of each pair answers another prompt.
+        """
+        desirable = folder / REJECTED / DESIRABLE
+        if not (folder / REJECTED).is_dir() or desirable.exists() != unpaired:
+            wanted, format = (
+                ("responses with a label", "unpaired") if unpaired else ("pairs of responses", "preferences")
+            )
             raise PermanentError(
-                f"{setting('data')}: holds no pairs of responses; prepare them with prepare.sources[0].format: preferences"
+                f"{setting('data')}: holds no {wanted}; prepare them with prepare.sources[0].format: {format}"
+                + (
+                    ""
+                    if unpaired
+                    else ", or learn from what it holds with dpo's preferences.loss: KTO" * desirable.exists()
+                )
             )
         self.sides = [TokenShards(folder), TokenShards(folder / REJECTED)]
         self.responses = [TokenShards(folder / RESPONSES), TokenShards(folder / REJECTED / RESPONSES)]
         self.reference = np.zeros((self.sides[0].num_documents, 2), dtype=np.float32)
         """The reference's log-probability of each pair's responses, chosen and rejected; 0 until it is known."""
         self._lengths = [np.diff(side.document_ends.astype(np.int64), prepend=0) for side in self.sides]
-        both = sum(self._lengths)
+        margins = folder / REJECTED / MARGINS
+        self.margins: NDArray[np.float32] = (
+            np.load(margins, allow_pickle=False) if margins.exists() else np.zeros(len(self.reference), np.float32)
+        )
+        """By how much what was chosen is better, of each pair."""
+        self.desirable: NDArray[np.bool_] = (
+            np.load(desirable, allow_pickle=False) if unpaired else np.ones(len(self.reference), bool)
+        )
+        """Whether the first of both is good."""
+        both = sum(self._lengths) + 2 * more
         fits = both <= length
         self.too_long = int((~fits).sum())
         if not fits.any():
             raise PermanentError(
-                f"{setting('sequenceLength')}: all {len(fits)} pairs are longer than {length} tokens, prompts and both "
+                f"{setting('sequenceLength')}: all {len(fits)} pairs are longer than {length} positions, prompts and both "
                 f"responses, and none is cut; use at least {both.min()}, better {both.max()}"
             )
         sizes = np.where(fits, both, 0)
@@ -95,8 +126,14 @@ class PairRows:
         return found
 
     def learned(self, pair: int) -> list[NDArray[np.int64]]:
-        """For each token of both, 1 if it is of the response."""
-        return [side.document(pair) for side in self.responses]
+        """For each token of both, 1 if it is of the response: of what the assistant says last, where both differ."""
+        return [_last_run(side.document(pair)) for side in self.responses]
+
+
+def _last_run(learned_T: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Only the ones after the last zero."""
+    zeros = np.flatnonzero(learned_T == 0)
+    return (np.arange(len(learned_T)) > (zeros[-1] if len(zeros) else -1)).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -126,11 +163,10 @@ class Preferences:
                 responses_BT[row, place][learned_T == 1] = response
                 at, response = at + len(learned_T), response + 1
         reference = np.concatenate([split.reference[pairs].ravel() for split, pairs in rows])
-        rows_of_pairs = np.repeat(np.arange(len(rows)), [len(pairs) for _, pairs in rows])
         return PairBatch(
             batch.inputs,
             batch.labels,
+            Pairs.rows_of([pairs for _, pairs in rows]),
             torch.from_numpy(responses_BT),
-            torch.from_numpy(rows_of_pairs),
             torch.from_numpy(reference),
         )

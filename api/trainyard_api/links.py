@@ -58,6 +58,11 @@ def verify(key: bytes, token: str, now: float | None = None) -> Claims:
     return said
 
 
+def links_key(token: str) -> bytes:
+    """The key of a run's links: it follows from its agents' bearer token, which whoever may manage the run can read."""
+    return hmac.new(token.encode(), b"links", hashlib.sha256).digest()
+
+
 def form_token(key: bytes, annotator: str) -> str:
     """What each form of an annotator's page carries, so that no other site can send it for them (CSRF)."""
     return hmac.new(key, f"form {annotator}".encode(), hashlib.sha256).hexdigest()
