@@ -9,13 +9,6 @@ from .decision import Decision, Event, change, nothing, shown
 from .observation import Observation, format_time
 from .straggling import described, slow_ranks, told_of
 
-_AT = {
-    "prepare": Reason.STAGE_RUNNING,
-    "collect": Reason.COLLECTING_COMPARISONS,
-    "evaluate": Reason.STAGE_RUNNING,
-    "export": Reason.STAGE_RUNNING,
-}
-"""What a run is at in the stages that train nothing."""
 LOOK_SECONDS = 5.0
 LOOK_AT_SILENCE_SECONDS = 0.5
 """While an agent does not answer."""
@@ -36,7 +29,7 @@ def running(seen: Observation) -> Decision | None:
     status = change(
         seen,
         phase=Phase.RUNNING if up else Phase.STARTING,
-        reason=_AT.get(seen.stage.kind, Reason.TRAINING) if up else Reason.STARTING_RANKS,
+        reason=_at(seen) if up else Reason.STARTING_RANKS,
         message="; ".join([*_said(progress), *map(described, slow)]),
         progress=progress,
         checkpoint=agent.checkpoint or seen.status.checkpoint,
@@ -55,6 +48,13 @@ def running(seen: Observation) -> Decision | None:
         return nothing(seen, look_again=min(look_again, seen.progress_seconds - seen.seconds_since(before)))
     events = (*told_of(seen, slow), *_left_out(seen, progress))
     return Decision(status, look_again=look_again, events=events, routine=not urgent)
+
+
+def _at(seen: Observation) -> Reason:
+    """What its ranks do."""
+    if seen.stage.kind == "collect":
+        return Reason.COLLECTING_COMPARISONS
+    return Reason.TRAINING if seen.stage.training else Reason.STAGE_RUNNING
 
 
 def _said(progress: Progress | None) -> list[str]:

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from trainyard_trainer.preferences.judging import Judged, report, wilson
+from trainyard_trainer.evaluation.intervals import wilson
+from trainyard_trainer.preferences.judging import Judged, report
 
 
 def judged(margins: list[float], longer: list[int]) -> Judged:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluation.intervals import wilson
+
 RESAMPLES = 1000
 Labels = NDArray[np.int64]
 
@@ -66,10 +68,7 @@ def share(successes: int, total: int) -> Estimate:
     """A share with Wilson's interval (1927) at 95 %."""
     if not total:
         return Estimate(np.nan, np.nan, np.nan, 0)
-    z, p = 1.959964, successes / total
-    middle, width = (p + z**2 / (2 * total)), z * np.sqrt(p * (1 - p) / total + z**2 / (4 * total**2))
-    scale = 1 + z**2 / total
-    return Estimate(p, float((middle - width) / scale), float((middle + width) / scale), total)
+    return Estimate(successes / total, *wilson(successes / total, total), total)
 
 
 def draws(units: int, resamples: int, seed: int) -> NDArray[np.float64]:

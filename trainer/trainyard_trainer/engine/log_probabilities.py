@@ -12,18 +12,14 @@ from torch import Tensor, nn
 from trainyard_api.memory import LOGITS_BYTES
 
 from ..data.batch import IGNORED, Batch
-from ..errors import PermanentError, setting
+from .loss import linear_head
 
 
 class LogProbabilities:
     """Of a model, whose forward gives no logits from now on."""
 
     def __init__(self, model: Any) -> None:
-        self._head: nn.Module = model.get_output_embeddings()
-        if type(self._head) is not nn.Linear:
-            raise PermanentError(
-                f"{setting('model')}: its output head is {type(self._head).__name__}, not a linear layer"
-            )
+        self._head = linear_head(model)
         self._labels_N: Tensor
         self._head.forward = self._of_hidden  # type: ignore[method-assign]
 

@@ -30,17 +30,21 @@ whole logits; what is above 32 MB, malloc would get from the kernel page by page
 """
 
 
+def linear_head(model: Any) -> nn.Module:
+    """The model's output head, whose forward can be replaced. PermanentError if it is more than a linear layer."""
+    head: nn.Module = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        raise PermanentError(f"{setting('model')}: its output head is {type(head).__name__}, not a linear layer")
+    return head
+
+
 class Loss:
     """The losses of a model's tokens, whose forward gives no logits from now on."""
 
     FIGURES: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: Any, settings: LossSettings) -> None:
-        self._head: nn.Module = model.get_output_embeddings()
-        if type(self._head) is not nn.Linear:
-            raise PermanentError(
-                f"{setting('model')}: its output head is {type(self._head).__name__}, not a linear layer"
-            )
+        self._head = linear_head(model)
         self._settings = settings
         self._labels_N: Tensor
         self._losses_N: Tensor

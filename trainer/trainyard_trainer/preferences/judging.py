@@ -2,7 +2,6 @@
 sure it is of that and rightly so, and whether it goes by length.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,10 @@ from ..data.objectives.objective import Sample
 from ..data.objectives.preferences import PairRows
 from ..data.objectives.rewards import Rewards, ScoredPairs
 from ..engine import processes
+from ..evaluation.intervals import wilson
 from ..group import Group
 
 _BINS = np.linspace(0.5, 1, 11)
-_NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -94,14 +93,6 @@ def report(judged: Judged) -> tuple[dict[str, float], dict[str, Any]]:
     if judged.scores.shape[2] > 1:
         figures["head_deviation"] = float((judged.scores[:, 0] - judged.scores[:, 1]).std(1).mean())
     return figures, {"calibration": calibration, "by_length": _by_length(longer_P, right_P)}
-
-
-def wilson(share: float, number: int) -> tuple[float, float]:
-    """The 95 % interval of a share of so many (Wilson 1927)."""
-    squared = _NORMAL_95**2
-    middle = (share + squared / (2 * number)) / (1 + squared / number)
-    half = _NORMAL_95 / (1 + squared / number) * math.sqrt(share * (1 - share) / number + squared / (4 * number**2))
-    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
 def _calibration(margins_P: NDArray[np.float64]) -> list[dict[str, float]]:
