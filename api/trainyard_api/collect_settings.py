@@ -28,6 +28,25 @@ class DrawSettings(Model):
     """Tokens of a response, at most."""
 
 
+class IngressSettings(Model):
+    """Where people reach the page of a run on Kubernetes, if not by `trainyard collect open`."""
+
+    host: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+    """The name that leads to the cluster's ingress controller, for this page alone."""
+    class_name: Annotated[str, StringConstraints(max_length=253)] = ""
+    """The ingress class; if empty, the cluster's default one."""
+    tls_secret: Annotated[str, StringConstraints(max_length=253)] = ""
+    """The Secret that has the host's certificate (type kubernetes.io/tls); if empty, the page is reached by plain HTTP, or
+    with what the controller has by itself."""
+    annotations: Annotated[dict[str, Annotated[str, StringConstraints(max_length=1024)]], Field(max_length=32)] = {}
+    """For the controller, or for cert-manager."""
+
+    @property
+    def url(self) -> str:
+        """The page's address."""
+        return f"{'https' if self.tls_secret else 'http'}://{self.host}"
+
+
 class CollectStage(Model):
     """Have people compare responses on a web page until enough is judged; the run waits for them, and goes on by itself."""
 
@@ -50,6 +69,8 @@ class CollectStage(Model):
     """The header in which a proxy that has authenticated an annotator names them; if empty, links alone let people in."""
     https: bool = False
     """Whether people reach the page by HTTPS alone."""
+    ingress: IngressSettings | None = None
+    """On Kubernetes: an Ingress to the page, made and deleted with the run. The page has a Service without it too."""
 
     rules: ClassVar = (
         rule(

@@ -47,6 +47,11 @@ def secret_name(run: str, uid: str, *, tls: bool = False) -> str:
     return f"{run}-{uid[:8]}{'-tls' if tls else ''}"
 
 
+def page_name(run: str, stage: str, uid: str) -> str:
+    """The Service, and the Ingress, of the page that a stage serves. They begin with a letter, as names of Services must."""
+    return f"page-{run}-{stage}-{uid[:6]}"
+
+
 def artifact_uri(storage_uri: str, namespace: str, run: str, stage: str) -> str:
     """Where a stage of a run puts all that it makes: `<storage>/<namespace>/<run>/<stage>`."""
     return f"{storage_uri.rstrip('/')}/{namespace}/{run}/{stage}"

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from collecting import Annotator
 from conditions import eventually
-from kind.cluster import Namespace, Run
+from kind.cluster import Namespace, Run, get, kubectl, trainyard
+from kind.faults import CONTROL_PLANE, docker
 from kind.runs import small_run
 from local_runs import TRAINYARD
 
 ITEMS = 6
 COLLECTING = "CollectingComparisons"
+HOST = "compare.example.org"
 
 
 def a_run_with_people(namespace: Namespace) -> dict[str, object]:
@@ -35,7 +37,10 @@ def a_run_with_people(namespace: Namespace) -> dict[str, object]:
         base,
         {"name": "chat", "prepare": chat},
         {"name": "tuned", "sft": tuned},
-        {"name": "judged", "collect": {"draw": draw, "votesPerMinute": 10_000, "repeats": 0}},
+        {
+            "name": "judged",
+            "collect": {"draw": draw, "votesPerMinute": 10_000, "repeats": 0, "ingress": {"host": HOST}},
+        },
     ]
     return run
 
@@ -72,20 +77,39 @@ def judge_one(anna: Annotator, run: Run, answer: str) -> bool:
     return False
 
 
+def answers_by_its_service(namespace: Namespace) -> bool:
+    """Whether a node of the cluster reaches the page at the address of its Service."""
+    [service] = get("services", "-n", namespace.name)["items"]
+    url = f"http://{service['spec']['clusterIP']}/healthz"
+    code = docker(
+        "exec", CONTROL_PLANE, "curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", url
+    )
+    return code == "200"
+
+
 def test_a_run_waits_for_people_whose_votes_outlive_its_pod(namespace: Namespace, kubeconfig: Path) -> None:
     run = namespace.apply(a_run_with_people(namespace))
     run.until(lambda s: s.get("reason") == COLLECTING and s["progress"]["steps"] > 1, 240, "collects")
     with opened(kubeconfig, namespace) as anna:
         assert not judge_one(anna, run, "1")
         assert anna.task()["done"] == 1
+    assert answers_by_its_service(namespace)
+    [ingress] = get("ingresses", "-n", namespace.name)["items"]
+    assert ingress["spec"]["rules"][0]["host"] == HOST
+    assert trainyard(kubeconfig, "collect", "links", "asked", "anna", "-n", namespace.name).startswith(
+        f"anna http://{HOST}/enter/v1."
+    )
     pod = run.group("judged")[0]
     run.delete_pod(0, "judged", force=True)
     run.until(lambda s: s.get("reason") == COLLECTING and run.group("judged").get(0) not in (None, pod), 120, "again")
     with opened(kubeconfig, namespace) as anna:
+        assert answers_by_its_service(namespace)
         eventually(lambda: judge_one(anna, run, "2"), 60, "all is judged")
     status = run.until(lambda s: s.get("phase") == "Succeeded", 120, "goes on by itself")
     folder = namespace.folder / namespace.name / "asked/judged"
     kept = (folder / "items.jsonl").read_text().splitlines()
     assert status["stages"][-1]["metrics"]["judgements"] == len(kept) > 2
     raw = [json.loads(line) for line in (folder / "collected/votes.jsonl").read_text().splitlines()]
+    kubectl("-n", namespace.name, "delete", "trainingrun", "asked")
+    eventually(lambda: not get("services,ingresses", "-n", namespace.name)["items"], 60, "the way to the page is gone")
     assert [vote["rule"] for vote in raw] == ["the longer one"] * len(kept), "none lost, none twice"

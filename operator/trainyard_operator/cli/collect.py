@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainyard_api.collect_settings import COLLECT_PORT
+from trainyard_api.collect_settings import COLLECT_PORT, CollectStage
 from trainyard_api.links import links_key, manager_token, sign
 from trainyard_api.names import LABEL_STAGE
 from trainyard_api.run import TrainingRun
@@ -42,7 +42,10 @@ class _Page:
     """Where a run's page is, and what lets one in."""
 
     url: str
+    """From this machine, while the command lasts."""
     key: bytes
+    others_url: str
+    """From elsewhere, at any time; empty where there is no such way."""
 
     def ask(self, path: str, form: dict[str, str] | None = None) -> Any:
         """What it answers whoever manages it."""
@@ -67,19 +70,23 @@ class _Page:
                     raise
                 time.sleep(_LOOK_SECONDS)
 
-    def link(self, name: str, options: argparse.Namespace) -> str:
-        """A personal link."""
-        base = (options.url or self.url).rstrip("/")
-        token = sign(self.key, name, time.time() + options.days * _DAY_SECONDS, rule=options.rule)
-        return f"{base}/enter/{token}"
+    def print_links(self, url: str, names: list[str], options: argparse.Namespace) -> None:
+        """`NAME LINK` for each, by this address."""
+        for name in names:
+            token = sign(self.key, name, time.time() + options.days * _DAY_SECONDS, rule=options.rule)
+            print(name, f"{url.rstrip('/')}/enter/{token}", flush=True)
 
 
 def links_command(options: argparse.Namespace) -> int:
-    """Print `NAME LINK` for each."""
+    """Print a link for each, by the address that others reach the page at."""
 
     def links(page: _Page) -> None:
-        for name in options.annotators:
-            print(name, page.link(name, options))
+        if not (url := options.url or page.others_url):
+            raise InputError(
+                "nothing leads to the page from outside of the cluster: set collect.ingress in the run, or name with --url "
+                "where you have published it; `trainyard collect open` forwards a port for as long as it runs"
+            )
+        page.print_links(url, options.annotators, options)
 
     return _with_page(options, links)
 
@@ -89,8 +96,7 @@ def open_command(options: argparse.Namespace) -> int:
 
     def reach(page: _Page) -> None:
         page.until_served()
-        for name in options.annotators or ["me"]:
-            print(name, page.link(name, options), flush=True)
+        page.print_links(options.url or page.url, options.annotators or ["me"], options)
         print(f"{page.url}: Ctrl-C ends the way there", file=sys.stderr)
         while True:
             page.ask("/manage/status")
@@ -133,7 +139,7 @@ def _page(options: argparse.Namespace) -> Iterator[_Page]:
     if here:
         yield _page_here(here[0], options.run)
         return
-    namespace, pod, token = asyncio.run(_pod_of_cluster(options))
+    namespace, pod, token, others_url = asyncio.run(_pod_of_cluster(options))
     command = ["kubectl", "--namespace", namespace, "port-forward", f"pod/{pod}", f":{COLLECT_PORT}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forwarding:
         try:
@@ -141,7 +147,7 @@ def _page(options: argparse.Namespace) -> Iterator[_Page]:
             if not said.startswith("Forwarding from 127.0.0.1:"):
                 raise InputError(f"kubectl port-forward to pod {pod} of {namespace}: {said or 'ended'}")
             port = said.split(":")[1].split()[0]
-            yield _Page(f"http://127.0.0.1:{port}", links_key(token))
+            yield _Page(f"http://127.0.0.1:{port}", links_key(token), others_url)
         finally:
             forwarding.terminate()
 
@@ -152,15 +158,16 @@ def _page_here(run: Manifest, name: str) -> _Page:
     if not collecting:
         raise InputError(f"run {name} collects nothing now; `trainyard get {name}` says where it is")
     token = Path(collecting[0]["TRAINYARD_TOKEN_FILE"]).read_text().strip()
-    return _Page(f"http://{collecting[0]['TRAINYARD_BIND']}:{COLLECT_PORT}", links_key(token))
+    url = f"http://{collecting[0]['TRAINYARD_BIND']}:{COLLECT_PORT}"
+    return _Page(url, links_key(token), others_url=url)
 
 
-async def _pod_of_cluster(options: argparse.Namespace) -> tuple[str, str, str]:
-    """Namespace, pod and token of a run of the cluster that is collecting."""
+async def _pod_of_cluster(options: argparse.Namespace) -> tuple[str, str, str, str]:
+    """Namespace, pod and token of a run of the cluster that is collecting, and the address that its Ingress has."""
     async with applied(options.namespace, options.run) as there:
         manifest = await there.read()
         run = TrainingRun.read_stored({**manifest, "status": None})
-        stages = [stage.name for stage in run.spec.stages if stage.kind == "collect"]
+        stages = {stage.name: stage.settings for stage in run.spec.stages if isinstance(stage.settings, CollectStage)}
         collecting = [
             pod
             for pod in await there.pods()
@@ -170,4 +177,6 @@ async def _pod_of_cluster(options: argparse.Namespace) -> tuple[str, str, str]:
             raise InputError(f"run {there.name} collects nothing now; `kubectl get trainingruns` says where it is")
         [secret] = [each["secret"] for each in collecting[0]["spec"]["volumes"] if each["name"] == "token"]
         token = (await there.secret(secret["secretName"]))["data"]["token"]
-        return there.namespace, collecting[0]["metadata"]["name"], base64.b64decode(token).decode()
+        metadata = collecting[0]["metadata"]
+        ingress = stages[metadata["labels"][LABEL_STAGE]].ingress
+        return there.namespace, metadata["name"], base64.b64decode(token).decode(), ingress.url if ingress else ""

@@ -1,7 +1,7 @@
 """A Kubernetes cluster, spoken to in raw JSON over aiohttp.
 
-Secrets are never read: the name of ours holds the start of the run's UID, so one that exists already is ours, and a forged
-one merely keeps its own namespace's run from starting.
+Only pods are read again after they were made: the names of all else hold the start of the run's UID, so one that exists already
+is ours, and a forged one merely keeps its own namespace's run from starting.
 """
 
 import asyncio
@@ -28,9 +28,13 @@ VERBS = {
     (GROUP, f"{PLURAL}/status"): {"update"},
     ("", "pods"): {"create", "get", "list", "watch", "delete"},
     ("", "secrets"): {"create"},
+    ("", "services"): {"create"},
+    ("networking.k8s.io", "ingresses"): {"create"},
     ("", "events"): {"create"},
 }
 """(API group, resource) → verbs that this file and the watches use. The chart grants these and no more, tests compare."""
+RESOURCES = {"Pod": "pods", "Secret": "secrets", "Service": "services", "Ingress": "ingresses"}
+"""That are made, by their kind."""
 CLUSTER_VERBS = {("", "nodes"): {"list"}}
 """What is asked of the cluster as a whole, where the operator looks after all of it."""
 RESTARTS_IN_PLACE = "RestartAllContainersOnContainerExits"
@@ -80,12 +84,14 @@ class KubernetesCluster:
         return run.spec.storage.uri
 
     async def create(self, manifest: Manifest) -> Manifest:
-        """Make a Pod or Secret; see the protocol. Raises GoneError if the namespace is gone."""
-        path = f"/api/v1/namespaces/{manifest['metadata']['namespace']}/{manifest['kind'].lower()}s"
+        """Make an object; see the protocol. Raises GoneError if the namespace is gone."""
+        version, resource = manifest["apiVersion"], RESOURCES[manifest["kind"]]
+        group = "api" if "/" not in version else "apis"
+        path = f"/{group}/{version}/namespaces/{manifest['metadata']['namespace']}/{resource}"
         try:
             return await self._ask("POST", path, manifest)
         except ConflictError:
-            if manifest["kind"] == "Secret":
+            if manifest["kind"] != "Pod":
                 return manifest
             return await self._existing(f"{path}/{manifest['metadata']['name']}", manifest)
         except ApiError as error:

@@ -81,8 +81,16 @@ class LocalCluster:
         return self._home.storage_uri(run.spec.wire())
 
     async def create(self, manifest: Manifest) -> Manifest:
-        """Make a Pod or Secret. One of that name and owner already is success; raises ConflictError otherwise."""
-        return await self._create_pod(manifest) if manifest["kind"] == "Pod" else self._create_secret(manifest)
+        """Make a Pod or Secret. One of that name and owner already is success; raises ConflictError otherwise.
+
+        A Service or an Ingress is nothing here: what a pod serves is within reach.
+        """
+        match manifest["kind"]:
+            case "Pod":
+                return await self._create_pod(manifest)
+            case "Secret":
+                return self._create_secret(manifest)
+        return manifest
 
     async def delete_pod(self, pod: Manifest, grace_seconds: float | None) -> bool:
         """SIGTERM now, SIGKILL to all that is left after the grace period. False if it is gone already."""

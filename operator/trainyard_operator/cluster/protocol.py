@@ -32,7 +32,8 @@ class Cluster(Protocol):
         ...
 
     async def create(self, manifest: Manifest) -> Manifest:
-        """Make a Pod or Secret. One of that name that has our owner already is success; raises ConflictError otherwise.
+        """Make a Pod, Secret, Service or Ingress. One of that name that has our owner already is success; raises ConflictError
+        otherwise.
 
         Raises RefusedError if it can't be made at all.
         """

@@ -27,6 +27,13 @@ class CreatePod:
 
 
 @dataclass(frozen=True)
+class CreateWay:
+    """Make a Service or an Ingress, the way to what a stage serves."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
 class DeletePod:
     """Delete a pod; its own grace period applies where none is given."""
 
@@ -54,7 +61,7 @@ class DeleteRun:
     """Delete the run itself; all that it owns goes with it."""
 
 
-Action = CreateSecret | CreatePod | DeletePod | LookAt | Assign | DeleteRun
+Action = CreateSecret | CreatePod | CreateWay | DeletePod | LookAt | Assign | DeleteRun
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ stay as they are; one whose container is being started again is waited for, for 
 
 from trainyard_api.status import Reason, Waiting
 
-from .decision import Action, CreatePod, CreateSecret, Decision, DeletePod, change, nothing
+from .decision import Action, CreatePod, CreateSecret, CreateWay, Decision, DeletePod, change, nothing
 from .objects import pod_manifest, secret_manifest
 from .observation import Observation, Pod, format_time
+from .page import ways
 from .recovering import FAILED_GRACE_SECONDS
 from .suspects import stays
 
@@ -30,7 +31,8 @@ def forming(seen: Observation) -> Decision | None:
     pods = tuple(CreatePod(pod_manifest(seen, worker)) for worker in missing)
     outdated = tuple(DeletePod(pod.manifest) for worker in missing for pod in _older(seen, worker))
     left = tuple(DeletePod(pod.manifest, FAILED_GRACE_SECONDS) for worker in missing for pod in _left(seen, worker))
-    actions: tuple[Action, ...] = (CreateSecret(secret_manifest(seen)), *pods, *outdated, *left)
+    leading = tuple(map(CreateWay, ways(seen)))
+    actions: tuple[Action, ...] = (CreateSecret(secret_manifest(seen)), *pods, *leading, *outdated, *left)
     changes = _dearer(seen) | _refused(seen)
     return Decision(change(seen, **changes) if changes else seen.status, actions=actions, look_again=0)
 

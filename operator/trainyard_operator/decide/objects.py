@@ -6,6 +6,7 @@ decides about, not something that the kubelet repeats. A container that was kill
 
 from typing import Any
 
+from trainyard_api.collect_settings import COLLECT_PORT
 from trainyard_api.names import (
     AGENT_PORT,
     ANNOTATION_EXCLUDED,
@@ -26,7 +27,7 @@ from trainyard_api.names import (
     secret_name,
 )
 from trainyard_api.protocol import Job
-from trainyard_api.run import Resources
+from trainyard_api.run import Resources, Stage
 from trainyard_api.status import Status
 
 from ..cluster.protocol import Manifest
@@ -53,6 +54,8 @@ CONTAINER_SECURITY: Manifest = {
     "capabilities": {"drop": ["ALL"]},
 }
 """What protects the node from what runs in our pods, whoever makes them."""
+PAGE_PORT = "page"
+"""The name of the port of the page that a stage serves."""
 SCRATCH = {"HOME": "/tmp", "TMPDIR": "/tmp", "XDG_CACHE_HOME": "/tmp/cache", "TRITON_CACHE_DIR": "/tmp/triton"}
 
 
@@ -101,7 +104,7 @@ def secret_manifest(seen: Observation) -> Manifest:
             "name": secret_name(metadata.name, metadata.uid, tls=tls),
             "namespace": metadata.namespace,
             "labels": {**MANAGED_BY, LABEL_RUN: metadata.name, **_tls_label(tls)},
-            "ownerReferences": _owners(seen),
+            "ownerReferences": owners(seen),
         },
     }
 
@@ -140,7 +143,7 @@ def pod_manifest(seen: Observation, worker: int) -> Manifest:
         "imagePullPolicy": seen.settings.image_pull_policy,
         "command": ["trainyard-trainer", "agent"],
         "env": [{"name": key, "value": value} for key, value in environment.items()],
-        "ports": [{"name": "agent", "containerPort": AGENT_PORT}],
+        "ports": [{"name": "agent", "containerPort": AGENT_PORT}, *_page_ports(stage)],
         "resources": _container_resources(resources),
         # Unready within 5 s of its agent's silence: it is the agent then, not the node.
         "readinessProbe": {
@@ -200,7 +203,7 @@ def _protect(seen: Observation, pod: Manifest, labels: dict[str, str]) -> Manife
     """What no template may change: identity, owner, credentials, and what protects the node."""
     pod["apiVersion"], pod["kind"] = "v1", "Pod"
     pod["metadata"]["labels"].update({**MANAGED_BY, **labels})
-    pod["metadata"]["ownerReferences"] = _owners(seen)
+    pod["metadata"]["ownerReferences"] = owners(seen)
     pod["spec"] |= {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -226,11 +229,15 @@ def _tls_label(tls: bool) -> dict[str, str]:
     return {LABEL_TLS: str(tls).lower()}
 
 
-def _owners(seen: Observation) -> list[dict[str, Any]]:
+def owners(seen: Observation) -> list[dict[str, Any]]:
     """Owned by the run: the garbage collector deletes all of it with the run."""
     metadata = seen.run.metadata
     owner = {"apiVersion": API_VERSION, "kind": KIND, "name": metadata.name, "uid": metadata.uid}
     return [{**owner, "controller": True}]
+
+
+def _page_ports(stage: Stage) -> list[dict[str, Any]]:
+    return [{"name": PAGE_PORT, "containerPort": COLLECT_PORT}] if stage.kind == "collect" else []
 
 
 def _threads(resources: Resources) -> int:

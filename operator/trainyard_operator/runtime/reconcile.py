@@ -19,14 +19,25 @@ from ..cluster.gate import NotLeaderError
 from ..cluster.pace import progress_seconds
 from ..cluster.protocol import Cluster, ConflictError, GoneError, Manifest, RefusedError
 from ..decide.decide import decide
-from ..decide.decision import Action, Assign, CreatePod, CreateSecret, Decision, DeletePod, DeleteRun, Event, LookAt
+from ..decide.decision import (
+    Action,
+    Assign,
+    CreatePod,
+    CreateSecret,
+    CreateWay,
+    Decision,
+    DeletePod,
+    DeleteRun,
+    Event,
+    LookAt,
+)
 from ..decide.observation import Observation, Pod, Settings, read_pod, read_run
 from .agents import CALL_SECONDS, AgentError, Agents
 from .store import Key, Store
 
 ACTIONS_AT_ONCE = 32
 """Actions of one pass that may be in flight together."""
-ORDER = (DeletePod, CreateSecret | CreatePod, LookAt, Assign, DeleteRun)
+ORDER = (DeletePod, CreateSecret | CreatePod | CreateWay, LookAt, Assign, DeleteRun)
 """A kubelet that finds no Secret yet asks again, and after a failure it is there."""
 CLOCK_STEP_SECONDS = 1.0
 """A clock that gains or loses more between two passes was set, or the machine was suspended."""
@@ -194,6 +205,8 @@ class Reconciler:
                     await self._cluster.create({**manifest, "stringData": content})
                 case CreatePod(manifest):
                     self._store.put(await self._cluster.create(manifest))
+                case CreateWay(manifest):
+                    await self._cluster.create(manifest)
                 case DeletePod(pod, grace_seconds):
                     if not await self._cluster.delete_pod(pod, grace_seconds):
                         self._store.remove(pod)
