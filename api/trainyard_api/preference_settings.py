@@ -21,6 +21,10 @@ class PreferenceSettings(Model):
     """The share of choices that is taken to be wrong."""
     length_normalised: bool = False
     """Compare log-probabilities of a token in the mean, not of whole responses; IPO always does."""
+    sft_weight: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """Of the chosen responses' own loss, of a token in the mean, which is added (Pang et al. 2024, equation 1): it keeps them
+    from becoming less likely together with the rejected ones.
+    """
     desirable_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """KTO's λ of good responses. Where these are few, it is to be as many times the other as they are fewer."""
     undesirable_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
@@ -32,6 +36,12 @@ class PreferenceSettings(Model):
             lambda it: it.label_smoothing == 0 or it.loss in ("Sigmoid", "Robust"),
             "only the losses Sigmoid and Robust know wrong choices; leave it out",
             "labelSmoothing",
+        ),
+        rule(
+            "!has(self.sftWeight) || self.sftWeight == 0.0 || self.loss != 'KTO'",
+            lambda it: it.sft_weight == 0 or it.loss != "KTO",
+            "the loss KTO is of responses that nothing was chosen from; leave it out",
+            "sftWeight",
         ),
         rule(
             "(!has(self.desirableWeight) || self.desirableWeight == 1.0) && "

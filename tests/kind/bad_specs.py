@@ -141,6 +141,10 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         _tuned("dpo", preferences={"desirableWeight": 2}),
         ("spec.stages[1].dpo.preferences.desirableWeight", "only the loss KTO weighs"),
     ),
+    "chosen responses for a loss that knows none": (
+        _tuned("dpo", preferences={"loss": "KTO", "sftWeight": 0.1}),
+        ("spec.stages[1].dpo.preferences.sftWeight", "the loss KTO is of responses"),
+    ),
     "wrong choices for a loss that knows none": (
         _tuned("dpo", preferences={"loss": "IPO", "labelSmoothing": 0.1}),
         ("spec.stages[1].dpo.preferences.labelSmoothing", "only the losses Sigmoid and Robust"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collecting import Annotator
+from collecting import Annotator, rate
 from conditions import eventually
 from local_runs import PRETRAIN, TRAINED, made, rank_processes, running, stored, trainyard, write_run
 from trainyard_api.collect_settings import COLLECT_PORT
@@ -52,21 +52,6 @@ def write(folder: Path) -> None:
     write_run(folder, stages)
 
 
-def rate(rater: Annotator, times: int) -> int:
-    """Judge so often, or until nothing is left, when the page is soon gone. Returns how often it was."""
-    for done in range(times):
-        try:
-            shown = rater.task().get("task")
-        except OSError:
-            shown = None
-        if not shown:
-            return done
-        lengths = [len(each) for each in shown["responses"]]
-        given = rater.answer("tie" if lengths[0] == lengths[1] else str(1 + lengths.index(max(lengths))))
-        assert given.status == 200, given.text
-    return times
-
-
 @pytest.mark.timeout(400)
 def test_a_run_waits_for_people_and_goes_on_by_itself(tmp_path: Path) -> None:
     write(tmp_path)
@@ -91,13 +76,13 @@ def test_a_run_waits_for_people_and_goes_on_by_itself(tmp_path: Path) -> None:
                 return False
 
         eventually(answers, 60, "the page is served", told)
-        assert rate(rater, 3) == 3
+        assert rate(rater, len, 3) == 3
         [pid] = rank_processes(tmp_path).values()
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: set(rank_processes(tmp_path).values()) - {pid} and answers(), 60, "it is served again", told)
         status = json.loads(trainyard(tmp_path, "collect", "status", "tiny").stdout)
         assert status["done"] == 3, "none lost, none counted twice"
-        while rate(rater, 50):
+        while rate(rater, len, 50):
             pass
         assert process.wait(150) == 0, told()
     said = told()

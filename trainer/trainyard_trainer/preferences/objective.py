@@ -35,8 +35,11 @@ class PreferenceLoss:
         """A pair is a label. A response's reward is β times its log-probability over the reference's (Rafailov et al. 2023,
         equation 5, without what all responses to a prompt share).
         """
-        ratios = self.ratios(module, batch)
+        summed, tokens = self.of_responses(module, batch)
+        ratios = self.ratios(summed, tokens, batch)
         losses_P = self.of_margins(ratios[0::2] - ratios[1::2])
+        if weight := self._settings.sft_weight:
+            losses_P = losses_P - weight * summed[0::2] / tokens[0::2]
         rewards = self._settings.beta * ratios.detach()
         return Lost(losses_P.sum(), batch.by_row(losses_P.detach()), figures(rewards[0::2], rewards[1::2]))
 
@@ -53,9 +56,8 @@ class PreferenceLoss:
             case "IPO":
                 return losses.ipo(margins_P, beta)
 
-    def ratios(self, module: nn.Module, batch: PairBatch) -> Tensor:
+    def ratios(self, summed: Tensor, tokens: Tensor, batch: PairBatch) -> Tensor:
         """The policy's log-probability of each response over the reference's, (2P,); if asked for, of a token in the mean."""
-        summed, tokens = self.of_responses(module, batch)
         ratios = summed - batch.reference
         return ratios / tokens if self._settings.normalises else ratios
 

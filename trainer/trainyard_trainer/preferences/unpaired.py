@@ -31,7 +31,7 @@ class UnpairedLoss(PreferenceLoss):
         with torch.no_grad():
             for batch, counts in batches:
                 assert isinstance(batch, UnpairedBatch)
-                ratios = self.ratios(module, batch)[1::2]
+                ratios = self.ratios(*self.of_responses(module, batch), batch)[1::2]
                 if counts:
                     total, number = total + float(ratios.sum(dtype=torch.float64)), number + len(ratios)
         total, number_of_all = processes.add_up(total, number)
@@ -39,7 +39,7 @@ class UnpairedLoss(PreferenceLoss):
 
     def __call__(self, module: nn.Module, batch: UnpairedBatch) -> Lost:  # type: ignore[override]
         """`accuracy` is the share of responses that are on their side of the reference point."""
-        own_P = self.ratios(module, batch)[0::2]
+        own_P = self.ratios(*self.of_responses(module, batch), batch)[0::2]
         point = torch.full((), self._point, dtype=own_P.dtype, device=own_P.device)
         weights_P = torch.where(batch.desirable, self._settings.desirable_weight, self._settings.undesirable_weight)
         losses_P = losses.kto(own_P, batch.desirable, point, self._settings.beta, weights_P)

@@ -1,0 +1,165 @@
+"""Whether a model learns what is preferred: the share of its responses that follow a stated rule, before and after.
+
+One run a seed, by `trainyard run`, as a user has it: a small Llama is fine-tuned on answers that begin in one of six ways, each
+as often; it draws two answers to each prompt, a scripted rater prefers on the page those that begin with "Sure,", and from its
+votes a reward model and, by dpo, the model itself learn. Then both models answer new prompts, and the same page compares them.
+Intervals are Wilson's, 95 %. About two minutes a seed on two cores.
+"""
+
+import json
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from collecting import Annotator, rate
+from conditions import eventually
+from local_runs import made, running, stored, trainyard, write_run
+from trainyard_api.collect_settings import COLLECT_PORT
+from trainyard_trainer.evaluation.intervals import wilson
+
+from .figures import Figure, Results, main
+
+BEGINNINGS = ("Sure,", "Well,", "Yes,", "Look,", "So,", "Now,")
+LIKED = BEGINNINGS[0]
+SOUNDS = {"cow": "moo", "cat": "meow", "dog": "woof", "owl": "hoot", "pig": "oink", "duck": "quack", "bee": "buzz"}
+CONVERSATIONS, ASKED, COMPARED = 1500, 240, 100
+BAR = 0.9
+DEADLINE = 900
+LLAMA = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def measure(quick: bool) -> Results:
+    """Rows of the table and figures."""
+    rows = [["seed", "share before", "share after", "answers right", "reward accuracy", "score, of the page"]]
+    shares = []
+    for seed in range(1 if quick else 3):
+        with tempfile.TemporaryDirectory(prefix="trainyard-benchmark-") as scratch:
+            found = _run(Path(scratch), seed)
+        shares.append(found["after"])
+        cells = [f"{100 * share:.0f} % ({_interval(share, COMPARED)})" for share in (found["before"], found["after"])]
+        rows.append([str(seed), *cells, f"{100 * found['right']:.0f} %", found["accuracy"], found["scores"]])
+    return rows, [Figure("least_share_after", min(shares), at_least=BAR)]
+
+
+def _interval(share: float, number: int) -> str:
+    low, high = wilson(share, number)
+    return f"{100 * low:.0f}–{100 * high:.0f}"
+
+
+def _run(folder: Path, seed: int) -> dict[str, Any]:
+    _write(folder, seed)
+    with running(folder) as process:
+
+        def rate_all(stage: str) -> None:
+            """Rate until what this stage asks is judged."""
+            eventually(lambda: _at(folder) == stage or process.poll() is not None, DEADLINE, f"{stage} collects")
+            rater = _let_in(folder)
+            while _at(folder) == stage and process.poll() is None:
+                rate(rater, lambda response: response.startswith(LIKED), 1000)
+
+        rate_all("asked")
+        rate_all("compared")
+        assert process.wait(DEADLINE) == 0, (folder / "output.txt").read_text()
+    items = [json.loads(line) for line in (made(folder) / "compared/items.jsonl").read_text().splitlines()]
+    answers: dict[str, list[tuple[str, str]]] = {"tuned": [], "preferred": []}
+    for item in items:
+        for response in item["responses"]:
+            answers[response["model"]].append((item["prompt"], response["text"]))
+    scores = json.loads((made(folder) / "compared/collected/agreement.json").read_text())["scores"]["models"]
+    judge = next(stage for stage in stored(folder)["status"]["stages"] if stage["name"] == "judge")["metrics"]
+    return {
+        "before": _share(answers["tuned"], lambda _, text: text.startswith(LIKED)),
+        "after": _share(answers["preferred"], lambda _, text: text.startswith(LIKED)),
+        "right": _share(answers["preferred"], lambda prompt, text: text.endswith(f"says {_sound(prompt)}.")),
+        "accuracy": f"{100 * judge['accuracy']:.0f} % ({100 * judge['accuracy_low']:.0f}–{100 * judge['accuracy_high']:.0f})",
+        "scores": ", ".join(
+            f"{name} {it['score']:.0f} ({it['low']:.0f}–{it['high']:.0f})" for name, it in scores.items()
+        ),
+    }
+
+
+def _at(folder: Path) -> str:
+    """The stage that is under way."""
+    return str((stored(folder).get("status") or {}).get("stage", ""))
+
+
+def _let_in(folder: Path) -> Annotator:
+    """The rater, once the page is served."""
+
+    def link() -> str:
+        return trainyard(folder, "collect", "links", "tiny", "rater", "--rule", f"begins with {LIKED}").stdout
+
+    host, token = eventually(link, 120, "a link").split()[1].removeprefix("http://").split(f":{COLLECT_PORT}/enter/")
+    rater = Annotator(COLLECT_PORT, token, host=host)
+
+    def answers() -> bool:
+        try:
+            return rater.ask("GET", "/healthz").status == 200
+        except OSError:
+            return False
+
+    eventually(answers, DEADLINE, "the page is served")
+    return rater
+
+
+def _share(answers: list[tuple[str, str]], holds: Callable[[str, str], bool]) -> float:
+    return sum(holds(*answer) for answer in answers) / len(answers)
+
+
+def _sound(prompt: str) -> str:
+    return SOUNDS[prompt.removesuffix("?").split()[-1]]
+
+
+def _write(folder: Path, seed: int) -> None:
+    """The run's file, and what it reads."""
+    draw = random.Random(seed)
+
+    def prompts(number: int) -> list[str]:
+        return [f"{draw.randrange(1000)}: what says the {draw.choice([*SOUNDS])}?" for _ in range(number)]
+
+    chat = []
+    for prompt in prompts(CONVERSATIONS):
+        animal = prompt.removesuffix("?").split()[-1]
+        chat.append({"prompt": prompt, "completion": f"{draw.choice(BEGINNINGS)} the {animal} says {SOUNDS[animal]}."})
+    texts = folder / "texts"
+    texts.mkdir()
+    for number in range(10):
+        lines = [f"{row['prompt']} {row['completion']}" for row in chat[number::10]]
+        (texts / f"{number}.txt").write_text("\n".join(lines))
+    for name, rows in {
+        "chat": chat,
+        "asked": [{"prompt": prompt} for prompt in prompts(ASKED)],
+        "compared": [{"prompt": prompt} for prompt in prompts(COMPARED)],
+    }.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def prepared(**source: str) -> dict[str, Any]:
+        return {"sources": [source], "tokenizer": {"stage": "texts"}}
+
+    def trained(data: str, model: dict[str, Any], steps: int, **more: Any) -> dict[str, Any]:
+        sizes = {"steps": steps, "sequenceLength": 128, "globalBatch": 8, "microBatch": 8}
+        return {"data": data, "model": model, **sizes, "optimizer": {"learningRate": 3e-3}, **more}
+
+    def asking(models: list[str], prompts: str) -> dict[str, Any]:
+        draw = {"prompts": str(folder / f"{prompts}.jsonl"), "models": models, "maxNewTokens": 24}
+        return {"draw": draw, "repeats": 0, "votesPerMinute": 100_000}
+
+    gently: dict[str, Any] = {"optimizer": {"learningRate": 1e-3}}
+    stages = [
+        {"name": "texts", "prepare": {"sources": [{"path": str(texts)}], "tokenizer": {"vocabSize": 400}}},
+        {"name": "chat", "prepare": prepared(path=str(folder / "chat.jsonl"), format="conversations")},
+        {"name": "base", "pretrain": trained("texts", {"type": "llama", "config": LLAMA}, 100)},
+        {"name": "tuned", "sft": trained("chat", {"stage": "base"}, 300)},
+        {"name": "asked", "collect": asking(["tuned"], "asked")},
+        {"name": "votes", "prepare": prepared(stage="asked", format="preferences") | {"heldOutFraction": 0.3}},
+        {"name": "judge", "reward": trained("votes", {"stage": "tuned"}, 60, **gently)},
+        {"name": "preferred", "dpo": trained("votes", {"stage": "tuned"}, 100, preferences={"sftWeight": 1}, **gently)},
+        {"name": "compared", "collect": asking(["tuned", "preferred"], "compared")},
+    ]
+    write_run(folder, stages, workers={"count": 1}, seed=seed)
+
+
+if __name__ == "__main__":
+    main("preferred_share", "Share of preferred responses before and after learning from a rater's votes.", measure)
