@@ -158,8 +158,8 @@ async def test_a_rank_that_was_stopped_is_named_with_all_stacks_and_costs_no_bit
     write_run(tmp_path, TRAINED, recovery={"hangSeconds": 5})
     with running(tmp_path) as process:
         await until(lambda: committed(tmp_path)[-1:] >= [20], "a checkpoint of step 20 or later", DEADLINE)
-        assert "tiny-base-1-2" in trainyard(tmp_path, "stacks", "tiny", "--now").stdout
         os.kill(rank_processes(tmp_path)[1], signal.SIGSTOP)
+        assert "tiny-base-1-2" in trainyard(tmp_path, "stacks", "tiny", "--now").stdout
         await until(lambda: process.poll() is not None, "the end of the run", DEADLINE)
     assert process.returncode == 0, (tmp_path / "output.txt").read_text()
     [recovery] = stored(tmp_path)["status"]["recoveries"]

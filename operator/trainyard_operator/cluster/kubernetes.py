@@ -33,8 +33,13 @@ VERBS = {
     ("", "events"): {"create"},
 }
 """(API group, resource) → verbs that this file and the watches use. The chart grants these and no more, tests compare."""
-RESOURCES = {"Pod": "pods", "Secret": "secrets", "Service": "services", "Ingress": "ingresses"}
-"""That are made, by their kind."""
+RESOURCES = {
+    "Pod": ("api/v1", "pods"),
+    "Secret": ("api/v1", "secrets"),
+    "Service": ("api/v1", "services"),
+    "Ingress": ("apis/networking.k8s.io/v1", "ingresses"),
+}
+"""Kind of what is made → group and resource in its path."""
 CLUSTER_VERBS = {("", "nodes"): {"list"}}
 """What is asked of the cluster as a whole, where the operator looks after all of it."""
 RESTARTS_IN_PLACE = "RestartAllContainersOnContainerExits"
@@ -85,9 +90,8 @@ class KubernetesCluster:
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Make an object; see the protocol. Raises GoneError if the namespace is gone."""
-        version, resource = manifest["apiVersion"], RESOURCES[manifest["kind"]]
-        group = "api" if "/" not in version else "apis"
-        path = f"/{group}/{version}/namespaces/{manifest['metadata']['namespace']}/{resource}"
+        group, resource = RESOURCES[manifest["kind"]]
+        path = f"/{group}/namespaces/{manifest['metadata']['namespace']}/{resource}"
         try:
             return await self._ask("POST", path, manifest)
         except ConflictError:
