@@ -45,6 +45,7 @@ class Layout:
     ranks: int
     micro_batch: int
     sequence_length: int
+    """Positions of a sequence that a rank has."""
     zero: int = 0
     bf16: bool = False
     on_gpu: bool = False
@@ -76,7 +77,7 @@ def layout_of(stage: TrainingStage, ranks: int, *, on_gpu: bool, snapshot_slots:
     return Layout(
         ranks=ranks,
         micro_batch=stage.micro_batch,
-        sequence_length=stage.sequence_length,
+        sequence_length=stage.sequence_length // stage.sequence_parallel,
         zero=number,
         bf16=bool(_object(stage.deepspeed.get("bf16")).get("enabled")),
         on_gpu=on_gpu,

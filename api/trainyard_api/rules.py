@@ -107,8 +107,43 @@ def _reference_rule(kind: StageKind, field: str, kinds: tuple[StageKind, ...]) -
 
 
 def indivisible_rules() -> tuple[Rule, ...]:
-    """globalBatch is a multiple of world size × microBatch, in each kind of stage that trains."""
-    return tuple(map(_indivisible_rule, TRAINING_KINDS))
+    """globalBatch is a multiple of world size × microBatch, where sequences are shared of as many ranks fewer, in each kind of
+    stage that trains.
+    """
+    return (_unshared_rule("pretrain"), _unshared_rule("sft"), *map(_indivisible_rule, TRAINING_KINDS))
+
+
+def _ranks(i: str) -> str:
+    """Of the stage at i."""
+
+    def own(section: str, field: str) -> str:
+        return f"(has(self.stages[{i}].{section}) ? self.stages[{i}].{section}.{field} : self.{section}.{field})"
+
+    each = f"({own('resources', 'gpus')} > 0 ? {own('resources', 'gpus')} : {own('resources', 'processes')})"
+    return f"({own('workers', 'count')} * {each})"
+
+
+def _unshared_rule(kind: StageKind) -> Rule:
+    """All ranks share sequences with as many others."""
+
+    def mistakes(spec: "Spec") -> list[Mistake]:
+        return [
+            (f"stages[{i}].{kind}.sequenceParallel", f"does not divide the {ranks} ranks; use a divisor of that")
+            for i, stage in enumerate(spec.stages)
+            if stage.kind == kind and stage.training
+            if (ranks := spec.ranks(stage)) % stage.training.sequence_parallel
+        ]
+
+    ranks, shared = _ranks("i"), f"self.stages[i].{kind}.sequenceParallel"
+    wrong = f"(i < self.stages.size() && has(self.stages[i].{kind}) && {ranks} % {shared} != 0)"
+    return Rule(
+        cel=f"!{_POSITIONS}.exists(i, {wrong})",
+        message=f"{kind}.sequenceParallel must divide the number of ranks (workers × gpus or processes)",
+        mistakes=mistakes,
+        field="stages",
+        cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].{kind}.sequenceParallel: does not divide the "
+        f"%d ranks; use a divisor of that'.format([i, {ranks}]))[0]",
+    )
 
 
 def _indivisible_rule(kind: StageKind) -> Rule:
@@ -117,30 +152,26 @@ def _indivisible_rule(kind: StageKind) -> Rule:
         for i, stage in enumerate(spec.stages):
             if stage.kind != kind or stage.training is None:
                 continue
-            ranks, micro, batch = spec.ranks(stage), stage.training.micro_batch, stage.training.global_batch
+            ranks = spec.ranks(stage) // stage.training.sequence_parallel
+            micro, batch = stage.training.micro_batch, stage.training.global_batch
             unit = ranks * micro
-            if batch % unit:
+            if unit and batch % unit:
                 below, above = batch // unit * unit, (batch // unit + 1) * unit
                 use = f"{below} or {above}" if below else f"{above}"
                 text = f"{batch} is not divisible by {ranks} ranks × microBatch {micro}; use {use}"
                 found.append((f"stages[{i}].{kind}.globalBatch", text))
         return found
 
-    def own(section: str, field: str) -> str:
-        return f"(has(self.stages[i].{section}) ? self.stages[i].{section}.{field} : self.{section}.{field})"
-
     settings = f"self.stages[i].{kind}"
-    batch, micro = f"{settings}.globalBatch", f"{settings}.microBatch"
-    ranks = (
-        f"({own('workers', 'count')} * "
-        f"({own('resources', 'gpus')} > 0 ? {own('resources', 'gpus')} : {own('resources', 'processes')}))"
-    )
+    batch, micro, shared = (f"{settings}.{field}" for field in ("globalBatch", "microBatch", "sequenceParallel"))
+    ranks = f"({_ranks('i')} / {shared})"
     unit = f"({ranks} * {micro})"
-    wrong = f"(i < self.stages.size() && has({settings}) && {batch} % {unit} != 0)"
+    wrong = f"(i < self.stages.size() && has({settings}) && {ranks} > 0 && {batch} % {unit} != 0)"
     below, above = f"{batch} / {unit} * {unit}", f"({batch} / {unit} + 1) * {unit}"
     return Rule(
         cel=f"!{_POSITIONS}.exists(i, {wrong})",
-        message=f"{kind}.globalBatch must be divisible by ranks (workers × gpus or processes) × microBatch",
+        message=f"{kind}.globalBatch must be divisible by ranks (workers × gpus or processes) × microBatch "
+        "/ sequenceParallel",
         mistakes=mistakes,
         field="stages",
         cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].{kind}.globalBatch: "

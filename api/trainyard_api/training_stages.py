@@ -172,6 +172,10 @@ class TrainingStage(Model):
     """Sequences in an optimizer step, over all ranks."""
     micro_batch: Annotated[int, Field(ge=1, le=65_536)] = 4
     """Sequences that a rank holds at once; accumulation follows from this and globalBatch."""
+    sequence_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
+    """So many ranks, one after the other, share each sequence: DeepSpeed's Ulysses (Jacobs et al. 2023), for sequences that
+    are too long for one. Each has its part of the positions, and in attention all positions of its part of the heads.
+    """
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
@@ -201,6 +205,12 @@ class TrainingStage(Model):
             lambda it: len({part.data for part in it.mixture or ()}) == len(it.mixture or ()),
             "a prepare stage can be one part of a mixture only; add up the weights",
             "mixture",
+        ),
+        rule(
+            "!has(self.sequenceParallel) || self.sequenceLength % self.sequenceParallel == 0",
+            lambda it: it.sequence_length % it.sequence_parallel == 0,
+            "does not divide sequenceLength; change either",
+            "sequenceParallel",
         ),
         rule(
             "!has(self.profile) || self.profile.steps[1] <= self.steps",
@@ -280,6 +290,14 @@ _OF_PAIRS = rule(
 )
 
 
+_WHOLE_SEQUENCES = rule(
+    "!has(self.sequenceParallel) || self.sequenceParallel == 1",
+    lambda it: it.sequence_parallel == 1,
+    "responses are compared whole; leave it out",
+    "sequenceParallel",
+)
+
+
 class RewardStage(TrainingStage):
     """Score responses so that what was chosen has more than what was rejected (Bradley and Terry 1952): a decoder with a head
     in the place of its words.
@@ -292,7 +310,7 @@ class RewardStage(TrainingStage):
     centring: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Pulls the sum of a pair's scores to 0 (Eisenstein et al. 2023 use 0.01); their mean is taken from them in any case."""
 
-    rules: ClassVar = (*SftStage.rules, _OF_PAIRS)
+    rules: ClassVar = (*SftStage.rules, _OF_PAIRS, _WHOLE_SEQUENCES)
 
 
 class DpoStage(TrainingStage):
@@ -301,7 +319,7 @@ class DpoStage(TrainingStage):
     kind: ClassVar[str] = "dpo"
     preferences: PreferenceSettings = PreferenceSettings()
 
-    rules: ClassVar = (*SftStage.rules, _OF_PAIRS)
+    rules: ClassVar = (*SftStage.rules, _OF_PAIRS, _WHOLE_SEQUENCES)
 
     @property
     def objective(self) -> TrainedOn:

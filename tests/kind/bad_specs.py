@@ -402,6 +402,26 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         {"spec.stages.1.workers": {"count": 3}, "spec.stages.1.resources": {"gpus": 8}},
         ("stages[1].pretrain.globalBatch: 32 is not divisible by 24 ranks × microBatch 4; use 96",),
     ),
+    "ranks that can't share sequences": (
+        {"spec.stages.1.pretrain.sequenceParallel": 8},
+        ("stages[1].pretrain.sequenceParallel: does not divide the 4 ranks; use a divisor of that",),
+    ),
+    "ranks that can't share conversations": (
+        _tuned(sequenceParallel=8),
+        ("stages[1].sft.sequenceParallel: does not divide the 4 ranks; use a divisor of that",),
+    ),
+    "sequences that can't be cut into such parts": (
+        {"spec.stages.1.pretrain.sequenceParallel": 4, "spec.stages.1.pretrain.sequenceLength": 130},
+        ("spec.stages[1].pretrain.sequenceParallel", "does not divide sequenceLength"),
+    ),
+    "sharing pairs of responses": (
+        _tuned("dpo", sequenceParallel=2),
+        ("spec.stages[1].dpo.sequenceParallel", "responses are compared whole"),
+    ),
+    "sharing responses that are scored": (
+        _tuned("reward", sequenceParallel=2),
+        ("spec.stages[1].reward.sequenceParallel", "responses are compared whole"),
+    ),
     "a DeepSpeed key that Trainyard decides": (
         {"spec.stages.1.pretrain.deepspeed": {"optimizer": {"type": "Adam"}}},
         ("spec.stages[1].pretrain.deepspeed", "leave it out: use globalBatch, microBatch, optimizer and schedule"),

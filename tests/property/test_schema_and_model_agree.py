@@ -267,7 +267,9 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
         if checkpoint.get("keepBest"):
             checkpoint["everySteps"] = min(checkpoint.get("everySteps") or draw(st.integers(1, 50)), 1_000_000)
             pretrain["validation"] = {"everySteps": checkpoint["everySteps"] * draw(st.integers(1, 3))}
-        pretrain["globalBatch"] = ranks * pretrain["microBatch"] * draw(st.integers(1, 3))
+        pretrain["sequenceParallel"] = shared = draw(st.sampled_from([1, ranks]))
+        pretrain["sequenceLength"] = 8 * ranks * draw(st.integers(1, 3))
+        pretrain["globalBatch"] = ranks // shared * pretrain["microBatch"] * draw(st.integers(1, 3))
         stages.append({"name": name, "pretrain": pretrain} | workers)
     for i in range(draw(st.integers(0, 2)) if trainings else 0):
         evaluate = {"model": draw(st.sampled_from(trainings)), "data": draw(st.sampled_from(prepares))}
@@ -308,7 +310,20 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
     kind, section = next((kind, stage[kind]) for kind in KINDS if kind in stage)
     slip = draw(
         st.sampled_from(
-            ("name", "swap", "refer", "batch", "keep", "workers", "kind", "owned", "rename", "rule", "objective")
+            (
+                "name",
+                "swap",
+                "refer",
+                "batch",
+                "share",
+                "keep",
+                "workers",
+                "kind",
+                "owned",
+                "rename",
+                "rule",
+                "objective",
+            )
         )
     )
     if slip == "name":
@@ -323,6 +338,8 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
                     place[field] = draw(st.sampled_from([*names, "nowhere"]))
     elif slip == "batch" and kind == "pretrain":
         section["globalBatch"] += draw(st.sampled_from([1, section["globalBatch"], section["microBatch"]]))
+    elif slip == "share" and kind == "pretrain":
+        section["sequenceParallel"] = draw(st.integers(1, 4))
     elif slip == "keep" and kind == "pretrain":
         section["checkpoint"] = {
             draw(st.sampled_from(("everySteps", "everySeconds"))): draw(st.integers(1, 4)),

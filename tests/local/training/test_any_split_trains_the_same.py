@@ -8,10 +8,21 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from training import TINY, Ranks, a_job, committed, held_out_losses, losses, metric_lines, shard_digests
+from training import (
+    TINY,
+    TINY_GPT2_WITH_DROPOUT,
+    Ranks,
+    a_job,
+    committed,
+    held_out_losses,
+    losses,
+    metric_lines,
+    shard_digests,
+)
 from trainyard_api.checkpoint import read_manifest
 from trainyard_api.storage import Files
 from trainyard_api.training_stages import PretrainStage
+from trainyard_trainer.artifacts import read_artifact
 from trainyard_trainer.checkpoint.tensors import Shards, Stored
 from trainyard_trainer.checkpoint.trained import load_trained
 from trainyard_trainer.data.objectives.next_token import NextToken
@@ -19,6 +30,7 @@ from trainyard_trainer.data.objectives.objective import Sample
 from trainyard_trainer.data.order import Order
 from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.group import Group
+from warm_ranks import WarmRanks
 
 KNOWN = Path(__file__).with_name("known_curve.json")
 SCRIPT = str(Path(__file__).with_name("several_trainings.py"))
@@ -60,6 +72,15 @@ TWO_RANKS: dict[str, dict[str, Any]] = {
         "settings": AFTER,
         "weights": "zero 2, accumulating 2",
         "fork": {"name": "with the weights of zero 2", "step": 2},
+    },
+    "sequences on two ranks": {"settings": of(0) | {"sequenceParallel": 2}},
+    "sequences on two ranks, zero 3, layers run again": {
+        "settings": of(3, stage3_param_persistence_threshold=0)
+        | {"sequenceParallel": 2, "activationCheckpointing": True}
+    },
+    "from whole sequences to shared ones": {
+        "settings": of(2) | {"sequenceParallel": 2},
+        "fork": {"name": "zero 2, accumulating 2", "step": 2},
     },
     "layers run again": {"settings": of(2) | {"activationCheckpointing": True}},
     "adapters": {"settings": ADAPTERS, "weights": "zero 2, accumulating 2"},
@@ -103,6 +124,21 @@ def test_losses_agree(trained: Path, name: str) -> None:
     reference, got = losses(trained / REFERENCE), losses(trained / name)
     assert got == pytest.approx({step: reference[step] for step in got}, abs=1e-6)
     assert held_out_losses(trained / name)[4] == pytest.approx(held_out_losses(trained / REFERENCE)[4], abs=1e-6)
+
+
+def test_two_pairs_of_ranks_share_sequences_of_a_model_with_learned_positions(corpus: Path, tmp_path: Path) -> None:
+    gpt2 = TINY_GPT2_WITH_DROPOUT["config"] | dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0)
+    settings = of(1, micro_batch=4) | {"model": {"type": "gpt2", "config": gpt2}, "steps": 3}
+    shared, whole = (
+        WarmRanks(a_job("pretrain", tmp_path / name, settings | {"sequenceParallel": parts}, {"data": corpus}), world)
+        for name, parts, world in (("shared", 2, 4), ("whole", 1, 1))
+    )
+    shared.succeed()
+    whole.succeed()
+    assert losses(shared.output) == pytest.approx(losses(whole.output), abs=1e-6)
+    assert held_out_losses(shared.output)[3] == pytest.approx(held_out_losses(whole.output)[3], abs=1e-6)
+    configs = [read_artifact(ranks.output, "pretrain")["details"]["model"] for ranks in (shared, whole)]
+    assert configs[0] == configs[1]
 
 
 @pytest.mark.parametrize("name", FROM_THE_SEED_IN_FP32)

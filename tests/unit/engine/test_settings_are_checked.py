@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES
 from training import TINY, TINY_GPT2_WITH_DROPOUT, TINY_LLAMA, a_corpus, a_job
 from trainyard_api.training_stages import ModelSettings, PretrainStage
 from trainyard_trainer.data.objectives.next_token import NextToken
 from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.engine.configuration import deepspeed_configuration
+from trainyard_trainer.engine.sequence_parallel import share_sequences
 from trainyard_trainer.errors import PermanentError
 from trainyard_trainer.group import Group
 from trainyard_trainer.models.build import build_model, model_config
@@ -77,7 +79,10 @@ DEEPSPEED_MISTAKES = {
         r"pretrain\.deepspeed\.zero_optimization\.round_robin_gradients: .*leave it out",
     ),
     "tensor parallelism": ({"tensor_parallel": {"autotp_size": 2}}, r"pretrain\.deepspeed\.tensor_parallel: .*stage 3"),
-    "sequence parallelism": ({"sequence_parallel_size": 2}, r"pretrain\.deepspeed\.sequence_parallel_size: .*on GPUs"),
+    "sequence parallelism": (
+        {"sequence_parallel_size": 2},
+        r"pretrain\.deepspeed\.sequence_parallel_size: set sequenceParallel",
+    ),
     "activation checkpointing by DeepSpeed": (
         {"activation_checkpointing": {"partition_activations": True}},
         r"pretrain\.deepspeed\.activation_checkpointing: .*set activationCheckpointing",
@@ -123,6 +128,42 @@ BATCH_MISTAKES = {
 def test_a_mistake_in_the_batch(corpus: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(PermanentError, match=message):
         batches(corpus, 2, **settings)
+
+
+def test_ranks_that_share_sequences_have_the_same_rows_and_each_its_part_of_them(corpus: Path) -> None:
+    [whole] = batches(corpus, 1, globalBatch=2).micro_batches(5)
+    of_ranks = [
+        [*batches(corpus, 4, rank, sequenceParallel=2, microBatch=1, globalBatch=2).micro_batches(5)]
+        for rank in range(4)
+    ]
+    for row, sharers in enumerate((of_ranks[:2], of_ranks[2:])):
+        assert torch.cat([batch.labels for [batch] in sharers], 1).tolist() == [whole.labels[row].tolist()]
+        for name in ("input_ids", "position_ids"):
+            assert torch.cat([batch.inputs[name] for [batch] in sharers], 1).tolist() == [
+                whole.inputs[name][row].tolist()
+            ]
+        for [batch] in sharers:
+            assert batch.inputs["whole_position_ids"].tolist() == [whole.inputs["position_ids"][row].tolist()]
+
+
+SHARING_MISTAKES = {
+    "heads that ranks can't share": (
+        "llama",
+        {"num_attention_heads": 2, "num_key_value_heads": 1},
+        "num_key_value_heads, 1",
+    ),
+    "an encoder": ("bert", {}, "only decoders share sequences; leave it out for bert"),
+}
+
+
+@pytest.mark.parametrize(("model", "config", "message"), SHARING_MISTAKES.values(), ids=SHARING_MISTAKES.keys())
+def test_a_model_whose_sequences_can_not_be_shared(model: str, config: dict[str, Any], message: str) -> None:
+    stage = PretrainStage.model_validate(TINY | {"sequenceParallel": 2})
+    settings = ModelSettings.model_validate({"type": model, "config": FAMILIES[model]["config"] | config})
+    built = build_model(model_config(settings, vocab_size=20, end_of_text=0, sequence_length=16), seed=0)
+    group = Group(a_job("pretrain", Path("/storage/base"), TINY, {}), 1, 0, 2, 0, Path("/storage/base"), {})
+    with pytest.raises(PermanentError, match=r"pretrain\.sequenceParallel: .*" + message):
+        share_sequences(built, stage, group)
 
 
 def test_a_global_batch_holds_the_same_samples_for_any_number_of_ranks(corpus: Path) -> None:

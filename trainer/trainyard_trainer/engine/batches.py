@@ -19,6 +19,7 @@ from ..errors import PermanentError, setting
 from ..group import Group
 from . import processes
 from .engine import Engine
+from .sequence_parallel import Place
 
 
 class Batches:
@@ -27,10 +28,11 @@ class Batches:
     def __init__(self, parts: Mapping[str, Rows], objective: Objective, stage: TrainingStage, group: Group) -> None:
         self.parts, self.objective, self.stage, self.group = list(parts.values()), objective, stage, group
         _refuse_small_parts(parts, stage)
-        at_once = group.world_size * stage.micro_batch
+        self.place = Place.of(stage, group)
+        at_once = self.place.sharers * stage.micro_batch
         if stage.global_batch % at_once:
             raise PermanentError(
-                f"{setting('globalBatch')}: {stage.global_batch} is not divisible by {group.world_size} ranks × microBatch "
+                f"{setting('globalBatch')}: {stage.global_batch} is not divisible by {self.place.sharers} ranks × microBatch "
                 f"{stage.micro_batch}; use a multiple of {at_once}"
             )
         self.mixture = Mixture(
@@ -46,7 +48,7 @@ class Batches:
 
     def positions_of(self, number: int, micro_batch: int) -> range:
         """Those of them that are this rank's micro-batch 0, 1, … of it."""
-        before = self.group.rank * self.accumulation + micro_batch
+        before = self.place.share * self.accumulation + micro_batch
         first = self.positions(number).start + before * self.stage.micro_batch
         return range(first, first + self.stage.micro_batch)
 
@@ -68,14 +70,14 @@ class Batches:
             for place, (part, row) in enumerate(zip(parts.tolist(), numbers.tolist(), strict=True))
         ]
         for start in range(0, share, self.stage.micro_batch):
-            yield self.objective.batch(samples[start : start + self.stage.micro_batch])
+            yield self.place.own(self.objective.batch(samples[start : start + self.stage.micro_batch]))
 
     def by_part(self, number: int, row_losses: list[tuple[Tensor, Tensor]]) -> list[float]:
         """Of this rank's share of a global batch: each part's losses in sum, then their labels. Nothing without a mixture."""
         if not self.stage.mixture:
             return []
         share = self.accumulation * self.stage.micro_batch
-        parts, _ = self.mixture.samples(self.positions(number).start + self.group.rank * share, share)
+        parts, _ = self.mixture.samples(self.positions(number).start + self.place.share * share, share)
         columns = [torch.cat([each.cpu().double() for each in column]) for column in zip(*row_losses, strict=True)]
         index = torch.from_numpy(parts).long()
         return [
@@ -114,6 +116,7 @@ class HeldOut:
 
     def __init__(self, parts: Mapping[str, Rows], objective: Objective, stage: TrainingStage, group: Group) -> None:
         self.objective, self.stage, self.group = objective, stage, group
+        self.place = Place.of(stage, group)
         self.samples = {
             field: [
                 Sample(rows, row, row)
@@ -165,7 +168,7 @@ class HeldOut:
     def _batches(self, samples: list[Sample]) -> Iterator[tuple[Batch, bool]]:
         """This rank's share, as many batches as any rank's, and whether each counts."""
         at_once = self.stage.micro_batch
-        for start in range(0, len(samples), at_once * self.group.world_size):
-            first = start + self.group.rank * at_once
+        for start in range(0, len(samples), at_once * self.place.sharers):
+            first = start + self.place.share * at_once
             mine = samples[first : first + at_once]
-            yield self.objective.batch(mine or samples[:1]), bool(mine)
+            yield self.place.own(self.objective.batch(mine or samples[:1])), bool(mine)

@@ -17,8 +17,7 @@ _ZERO = "deepspeed.zero_optimization"
 _NOT_HERE = {
     "tensor_parallel": "AutoTP gives each rank a slice of every matrix, and a checkpoint by parameter name would hold one "
     "slice of it; zero_optimization.stage 3 partitions weights as well, and loads at any world size",
-    "sequence_parallel_size": "Ulysses exchanges heads for tokens in flash attention, on GPUs with NCCL; lower microBatch, or "
-    "set activationCheckpointing, to make room for longer sequences",
+    "sequence_parallel_size": "set sequenceParallel, which sees to documents and batches as well",
     "activation_checkpointing": "DeepSpeed ignores it for transformers' models; set activationCheckpointing",
     "compile": "DeepCompile builds its kernels with CUDA's headers when it starts; set compile for torch.compile",
     "pipeline": "DeepSpeed's pipelines need a sequence of layers, which transformers' models are not; use "

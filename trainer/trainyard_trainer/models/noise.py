@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-def add_noise(model: PreTrainedModel, alpha: float) -> None:
-    """Have the model, while it trains, add uniform noise of ±alpha / √(T·C) to its embeddings of T tokens and C channels.
+def add_noise(model: PreTrainedModel, alpha: float, sequence_length: int) -> None:
+    """Have the model, while it trains, add uniform noise of ±alpha / √(T·C) to its embeddings: T is the length of a sequence,
+    of which a rank may have a part, C channels.
 
     It is drawn from torch's stream, which checkpoints hold.
     """
@@ -16,7 +17,7 @@ def add_noise(model: PreTrainedModel, alpha: float) -> None:
     def noisy(module: nn.Module, _: Any, embedded_BTC: Tensor) -> Tensor:
         if not module.training:
             return embedded_BTC
-        most = alpha / (embedded_BTC.shape[1] * embedded_BTC.shape[2]) ** 0.5
+        most = alpha / (sequence_length * embedded_BTC.shape[2]) ** 0.5
         return embedded_BTC + torch.empty_like(embedded_BTC).uniform_(-most, most)
 
     model.get_input_embeddings().register_forward_hook(noisy)

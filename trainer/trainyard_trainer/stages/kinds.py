@@ -27,7 +27,7 @@ def as_trained(model: PreTrainedModel, stage: TrainingStage, seed: int, device: 
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     if isinstance(stage, SftStage) and stage.embedding_noise:
-        add_noise(model, stage.embedding_noise)
+        add_noise(model, stage.embedding_noise, stage.sequence_length)
     if isinstance(stage, DpoStage):
         leave_out_dropout(model)
     return with_adapters(model, stage.model.lora, seed) if stage.model.lora else model

@@ -41,6 +41,7 @@ from ..engine.numerics import Fault
 from ..engine.preflight import preflight
 from ..engine.randomness import seed_streams
 from ..engine.schedule import learning_rate
+from ..engine.sequence_parallel import share_sequences
 from ..errors import PermanentError, RolledBackError, StopRequested, setting
 from ..group import Group
 from ..models.build import build_model
@@ -215,6 +216,8 @@ def _begin(
     if found:
         with found.timed():
             load_weights(model, found.manifest, found.shards)
+    if stage.sequence_parallel > 1:
+        share_sequences(model, stage, group)
     engine = Engine(model, stage, accumulation, device, criterion_of(model, stage))
     if found:
         with found.timed():

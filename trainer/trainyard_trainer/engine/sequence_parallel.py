@@ -1,0 +1,134 @@
+"""Ranks that share sequences: DeepSpeed's Ulysses (Jacobs et al. 2023, arXiv 2309.14509, section 3.1).
+
+Each of S ranks has T/S positions of the same rows, and all layers work on these alone, but for attention: there what each has
+is exchanged for all T positions of its part of the heads, and back. So a rank keeps 1/S of the activations. Which documents
+share a row every rank knows, for all of them have read the whole row.
+
+To all else such ranks are as any others: each adds its labels' losses and gradients to those of the global batch, ZeRO spreads
+the state over all of them, and a checkpoint does not tell how sequences were shared.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from trainyard_api.objectives import fitting
+from trainyard_api.training_stages import TrainingStage
+
+from ..data.batch import Batch
+from ..errors import PermanentError, setting
+from ..group import Group
+
+NAME = "trainyard_ulysses"
+"""Of the attention, among transformers'."""
+_POSITIONS = "whole_position_ids"
+"""The argument by which attention is told the positions of whole rows, (B, T)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What of a global batch is a rank's."""
+
+    share: int
+    """Which of the equal shares of its rows."""
+    sharers: int
+    """How many shares there are."""
+    part: int
+    """Which of the parts of each row."""
+    parts: int
+
+    @classmethod
+    def of(cls, stage: TrainingStage, group: Group) -> "Place":
+        """Ranks of one row follow one another, so that they are on one node where that is possible."""
+        parts = stage.sequence_parallel
+        if group.world_size % parts:
+            raise PermanentError(
+                f"{setting('sequenceParallel')}: {parts} does not divide the {group.world_size} ranks; use a divisor of that"
+            )
+        return cls(group.rank // parts, group.world_size // parts, group.rank % parts, parts)
+
+    def own(self, batch: Batch) -> Batch:
+        """This rank's part of rows, (B, T) each."""
+        if self.parts == 1:
+            return batch
+        width = batch.labels.shape[1] // self.parts
+        inputs = {name: each.narrow(1, self.part * width, width) for name, each in batch.inputs.items()}
+        inputs[_POSITIONS] = batch.inputs["position_ids"]
+        return Batch(inputs, batch.labels.narrow(1, self.part * width, width))
+
+
+def share_sequences(model: Any, stage: TrainingStage, group: Group) -> None:
+    """Have the model's attention exchange parts of rows for parts of heads. A collective."""
+    parts, config = stage.sequence_parallel, model.config
+    heads = {
+        name: given
+        for name in ("num_attention_heads", "num_key_value_heads")
+        if (given := getattr(config, name, None)) is not None
+    }
+    if config.model_type not in fitting("NextToken"):
+        raise PermanentError(
+            f"{setting('sequenceParallel')}: only decoders share sequences; leave it out for {config.model_type}"
+        )
+    for name, number in heads.items():
+        if number % parts:
+            raise PermanentError(
+                f"{setting('sequenceParallel')}: {parts} does not divide the model's {name}, {number}; use a divisor of that"
+            )
+    own = None
+    for first in range(0, group.world_size, parts):
+        made = dist.new_group(list(range(first, first + parts)))
+        own = made if first <= group.rank < first + parts else own
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _Attention(own))
+    config._attn_implementation = NAME
+
+
+class _Attention:
+    """Instead of transformers' scaled_dot_product_attention, around it."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+        self._positions: Tensor | None = None
+        self._mask: Tensor | None = None
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query_BHTD: Tensor,
+        key_BKTD: Tensor,
+        value_BKTD: Tensor,
+        attention_mask: Tensor | None,
+        **settings: Any,
+    ) -> tuple[Tensor, None]:
+        """From the heads at a rank's positions to what they attend to there: (B, T/S, H, D)."""
+        from deepspeed.sequence.layer import DistributedAttention
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        mask = self._mask_of(settings.pop(_POSITIONS))
+
+        def of_own_heads(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            """Of all positions, (B, T, H/S, D)."""
+            heads_first = [each.transpose(1, 2) for each in (query, key, value)]
+            attended, _ = sdpa_attention_forward(module, *heads_first, mask, **settings)
+            return attended
+
+        exchange = DistributedAttention(of_own_heads, self._group, scatter_idx=2, gather_idx=1)
+        positions_first = [each.transpose(1, 2).contiguous() for each in (query_BHTD, key_BKTD, value_BKTD)]
+        return exchange(*positions_first, 0), None
+
+    def _mask_of(self, positions_BT: Tensor) -> Tensor | None:
+        """bool (B, 1, T, T), where positions may be seen; None if each row is one document: made once a micro-batch."""
+        if self._positions is not positions_BT:
+            self._positions, self._mask = positions_BT, _mask(positions_BT)
+        return self._mask
+
+
+def _mask(positions_BT: Tensor) -> Tensor | None:
+    begins_BT = torch.diff(positions_BT, dim=1, prepend=positions_BT[:, :1] - 1) != 1
+    if not begins_BT.any():
+        return None
+    documents_BT = begins_BT.cumsum(1)
+    return (documents_BT[:, None, :, None] == documents_BT[:, None, None, :]).tril()
