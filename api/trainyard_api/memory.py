@@ -13,6 +13,8 @@ the optimizer's update (its temporaries). P parameters, W ranks, e bytes an elem
     update       -          4·P/W          4·P/W          4·P/W
     snapshot     12·P on rank 0 (ZeRO 0), else 12·P/W; twice that where the agent keeps two
 
+Where S ranks share layers, P is what one of them has, and W the ranks that have the same.
+
 Activations are what transformers' layers keep for the backward pass in PyTorch's eager mode: `_layer`, element by element.
 Snapshots are in the memory of the host, and so is what DeepSpeed offloads; on a CPU all is. There the C library's heap comes on
 top: tensors below 32 MB that are freed leave gaps between those that stay. Measured with glibc on a Llama of 19 M parameters
@@ -57,6 +59,8 @@ class Layout:
     overlaps: bool = False
     """Whether exchanging a bucket overlaps with filling the next one: two buckets, then."""
     snapshot_slots: int = 1
+    sharers: int = 1
+    """Ranks that share each layer."""
 
     @property
     def element(self) -> int:
@@ -87,6 +91,7 @@ def layout_of(stage: TrainingStage, ranks: int, *, on_gpu: bool, snapshot_slots:
         bucket=int(zero.get("reduce_bucket_size", DEFAULT_BUCKET)),
         overlaps=bool(zero.get("overlap_comm", number == 3)),
         snapshot_slots=snapshot_slots,
+        sharers=stage.tensor_parallel,
     )
 
 
@@ -125,8 +130,10 @@ class Memory:
 
 def memory_of_a_rank(model: Architecture, layout: Layout) -> Memory:
     """Of rank 0, which holds most."""
-    count, element, zero = model.parameters, layout.element, layout.zero
-    own = -(-count // layout.ranks) if zero else count
+    matrices = sum(stack.layers * (stack.matrices + stack.cross) for stack in model.stacks)
+    count = model.parameters - matrices + matrices // layout.sharers
+    element, zero = layout.element, layout.zero
+    own = -(-count // (layout.ranks // layout.sharers)) if zero else count
     masters, moments = (4 * own if zero else 0), 8 * own
     gradients = {0: 4 * count, 1: element * count, 2: element * own, 3: element * own}[zero]
     weights = element * (own + min(count, GATHERED) if zero == 3 else count)
@@ -196,7 +203,7 @@ def _layer(stack: Stack, layout: Layout) -> int:
     cross = 2 * attention if stack.cross else attention
     inner = element * (4 if stack.gated else 5) * stack.inner
     norms = 3 if stack.cross else 2
-    return norms * _norm(stack, layout) + cross + inner
+    return norms * _norm(stack, layout) + (cross + inner) // layout.sharers
 
 
 def _logits(model: Architecture, layout: Layout) -> int:

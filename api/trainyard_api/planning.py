@@ -79,7 +79,7 @@ class Plan:
 
     def micro_batches(self) -> list[int]:
         """Those that divide a rank's share of the global batch."""
-        share = self.settings.global_batch * self.settings.sequence_parallel // self.layout.ranks
+        share = self.settings.global_batch * self.settings.sharers // self.layout.ranks
         return [size for size in range(1, share + 1) if share % size == 0]
 
     def fitting(self, zero: int, hardware: Hardware | None) -> int | None:

@@ -14,7 +14,9 @@ from .stages import LANGUAGE_MODEL_KINDS, TRAINING_KINDS, StageKind
 
 if TYPE_CHECKING:
     from .run import Spec
+    from .training_stages import TrainingStage
 
+_SHARING: tuple[StageKind, ...] = ("pretrain", "sft")
 _PREPARED: tuple[StageKind, ...] = ("prepare",)
 REFERENCES: tuple[tuple[StageKind, str, tuple[StageKind, ...]], ...] = (
     ("prepare", "tokenizer.stage", _PREPARED),
@@ -107,10 +109,11 @@ def _reference_rule(kind: StageKind, field: str, kinds: tuple[StageKind, ...]) -
 
 
 def indivisible_rules() -> tuple[Rule, ...]:
-    """globalBatch is a multiple of world size × microBatch, where sequences are shared of as many ranks fewer, in each kind of
-    stage that trains.
+    """globalBatch is a multiple of microBatch × ranks, of which those count once that work on the same sequences, in each kind
+    of stage that trains.
     """
-    return (_unshared_rule("pretrain"), _unshared_rule("sft"), *map(_indivisible_rule, TRAINING_KINDS))
+    shared = (_unshared_rule(kind, field) for kind in _SHARING for field in ("sequenceParallel", "tensorParallel"))
+    return (*shared, *map(_indivisible_rule, TRAINING_KINDS))
 
 
 def _ranks(i: str) -> str:
@@ -123,25 +126,28 @@ def _ranks(i: str) -> str:
     return f"({own('workers', 'count')} * {each})"
 
 
-def _unshared_rule(kind: StageKind) -> Rule:
-    """All ranks share sequences with as many others."""
+def _unshared_rule(kind: StageKind, field: str) -> Rule:
+    """All ranks share what they share with as many others."""
+
+    def shared(training: "TrainingStage") -> int:
+        return training.sequence_parallel if field == "sequenceParallel" else training.tensor_parallel
 
     def mistakes(spec: "Spec") -> list[Mistake]:
         return [
-            (f"stages[{i}].{kind}.sequenceParallel", f"does not divide the {ranks} ranks; use a divisor of that")
+            (f"stages[{i}].{kind}.{field}", f"does not divide the {ranks} ranks; use a divisor of that")
             for i, stage in enumerate(spec.stages)
             if stage.kind == kind and stage.training
-            if (ranks := spec.ranks(stage)) % stage.training.sequence_parallel
+            if (ranks := spec.ranks(stage)) % shared(stage.training)
         ]
 
-    ranks, shared = _ranks("i"), f"self.stages[i].{kind}.sequenceParallel"
-    wrong = f"(i < self.stages.size() && has(self.stages[i].{kind}) && {ranks} % {shared} != 0)"
+    ranks = _ranks("i")
+    wrong = f"(i < self.stages.size() && has(self.stages[i].{kind}) && {ranks} % self.stages[i].{kind}.{field} != 0)"
     return Rule(
         cel=f"!{_POSITIONS}.exists(i, {wrong})",
-        message=f"{kind}.sequenceParallel must divide the number of ranks (workers × gpus or processes)",
+        message=f"{kind}.{field} must divide the number of ranks (workers × gpus or processes)",
         mistakes=mistakes,
         field="stages",
-        cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].{kind}.sequenceParallel: does not divide the "
+        cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].{kind}.{field}: does not divide the "
         f"%d ranks; use a divisor of that'.format([i, {ranks}]))[0]",
     )
 
@@ -152,7 +158,7 @@ def _indivisible_rule(kind: StageKind) -> Rule:
         for i, stage in enumerate(spec.stages):
             if stage.kind != kind or stage.training is None:
                 continue
-            ranks = spec.ranks(stage) // stage.training.sequence_parallel
+            ranks = spec.ranks(stage) // stage.training.sharers
             micro, batch = stage.training.micro_batch, stage.training.global_batch
             unit = ranks * micro
             if unit and batch % unit:
@@ -163,15 +169,15 @@ def _indivisible_rule(kind: StageKind) -> Rule:
         return found
 
     settings = f"self.stages[i].{kind}"
-    batch, micro, shared = (f"{settings}.{field}" for field in ("globalBatch", "microBatch", "sequenceParallel"))
-    ranks = f"({_ranks('i')} / {shared})"
+    batch, micro = f"{settings}.globalBatch", f"{settings}.microBatch"
+    ranks = f"({_ranks('i')} / ({settings}.sequenceParallel * {settings}.tensorParallel))"
     unit = f"({ranks} * {micro})"
     wrong = f"(i < self.stages.size() && has({settings}) && {ranks} > 0 && {batch} % {unit} != 0)"
     below, above = f"{batch} / {unit} * {unit}", f"({batch} / {unit} + 1) * {unit}"
     return Rule(
         cel=f"!{_POSITIONS}.exists(i, {wrong})",
         message=f"{kind}.globalBatch must be divisible by ranks (workers × gpus or processes) × microBatch "
-        "/ sequenceParallel",
+        "/ those that share sequences or layers",
         mistakes=mistakes,
         field="stages",
         cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].{kind}.globalBatch: "

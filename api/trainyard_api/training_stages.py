@@ -176,6 +176,10 @@ class TrainingStage(Model):
     """So many ranks, one after the other, share each sequence: DeepSpeed's Ulysses (Jacobs et al. 2023), for sequences that
     are too long for one. Each has its part of the positions, and in attention all positions of its part of the heads.
     """
+    tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
+    """So many ranks, one after the other, share each layer: DeepSpeed's AutoTP, for layers that are too large for one. They
+    work on the same sequences.
+    """
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
@@ -207,6 +211,13 @@ class TrainingStage(Model):
             "mixture",
         ),
         rule(
+            "!has(self.sequenceParallel) || self.sequenceParallel == 1 "
+            "|| !has(self.tensorParallel) || self.tensorParallel == 1",
+            lambda it: 1 in (it.sequence_parallel, it.tensor_parallel),
+            "ranks share sequences or layers; leave sequenceParallel out",
+            "tensorParallel",
+        ),
+        rule(
             "!has(self.sequenceParallel) || self.sequenceLength % self.sequenceParallel == 0",
             lambda it: it.sequence_length % it.sequence_parallel == 0,
             "does not divide sequenceLength; change either",
@@ -233,6 +244,11 @@ class TrainingStage(Model):
             "'compares held-out losses at steps that are saved; give everySteps'",
         ),
     )
+
+    @property
+    def sharers(self) -> int:
+        """Ranks that work on the same sequences."""
+        return self.sequence_parallel * self.tensor_parallel
 
     @property
     def parts(self) -> dict[str, MixturePart]:
@@ -291,9 +307,9 @@ _OF_PAIRS = rule(
 
 
 _WHOLE_SEQUENCES = rule(
-    "!has(self.sequenceParallel) || self.sequenceParallel == 1",
-    lambda it: it.sequence_parallel == 1,
-    "responses are compared whole; leave it out",
+    "(!has(self.sequenceParallel) || self.sequenceParallel == 1) && (!has(self.tensorParallel) || self.tensorParallel == 1)",
+    lambda it: it.sequence_parallel == it.tensor_parallel == 1,
+    "responses are compared by one rank; leave it and tensorParallel out",
     "sequenceParallel",
 )
 

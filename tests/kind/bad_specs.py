@@ -410,17 +410,29 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         _tuned(sequenceParallel=8),
         ("stages[1].sft.sequenceParallel: does not divide the 4 ranks; use a divisor of that",),
     ),
+    "ranks that can't share layers": (
+        {"spec.stages.1.pretrain.tensorParallel": 3},
+        ("stages[1].pretrain.tensorParallel: does not divide the 4 ranks; use a divisor of that",),
+    ),
+    "ranks that can't share layers to fine-tune": (
+        _tuned(tensorParallel=3),
+        ("stages[1].sft.tensorParallel: does not divide the 4 ranks; use a divisor of that",),
+    ),
+    "ranks that are to share sequences and layers": (
+        {"spec.stages.1.pretrain.tensorParallel": 2, "spec.stages.1.pretrain.sequenceParallel": 2},
+        ("spec.stages[1].pretrain.tensorParallel", "ranks share sequences or layers"),
+    ),
     "sequences that can't be cut into such parts": (
         {"spec.stages.1.pretrain.sequenceParallel": 4, "spec.stages.1.pretrain.sequenceLength": 130},
         ("spec.stages[1].pretrain.sequenceParallel", "does not divide sequenceLength"),
     ),
     "sharing pairs of responses": (
         _tuned("dpo", sequenceParallel=2),
-        ("spec.stages[1].dpo.sequenceParallel", "responses are compared whole"),
+        ("spec.stages[1].dpo.sequenceParallel", "responses are compared by one rank"),
     ),
     "sharing responses that are scored": (
         _tuned("reward", sequenceParallel=2),
-        ("spec.stages[1].reward.sequenceParallel", "responses are compared whole"),
+        ("spec.stages[1].reward.sequenceParallel", "responses are compared by one rank"),
     ),
     "a DeepSpeed key that Trainyard decides": (
         {"spec.stages.1.pretrain.deepspeed": {"optimizer": {"type": "Adam"}}},

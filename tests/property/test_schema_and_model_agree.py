@@ -267,7 +267,10 @@ def valid_runs(draw: st.DrawFn) -> dict[str, Any]:
         if checkpoint.get("keepBest"):
             checkpoint["everySteps"] = min(checkpoint.get("everySteps") or draw(st.integers(1, 50)), 1_000_000)
             pretrain["validation"] = {"everySteps": checkpoint["everySteps"] * draw(st.integers(1, 3))}
-        pretrain["sequenceParallel"] = shared = draw(st.sampled_from([1, ranks]))
+        pretrain |= {"sequenceParallel": 1, "tensorParallel": 1}
+        pretrain[draw(st.sampled_from(["sequenceParallel", "tensorParallel"]))] = shared = draw(
+            st.sampled_from([1, ranks])
+        )
         pretrain["sequenceLength"] = 8 * ranks * draw(st.integers(1, 3))
         pretrain["globalBatch"] = ranks // shared * pretrain["microBatch"] * draw(st.integers(1, 3))
         stages.append({"name": name, "pretrain": pretrain} | workers)
@@ -339,7 +342,7 @@ def slipped(draw: st.DrawFn, manifest: dict[str, Any]) -> dict[str, Any]:
     elif slip == "batch" and kind == "pretrain":
         section["globalBatch"] += draw(st.sampled_from([1, section["globalBatch"], section["microBatch"]]))
     elif slip == "share" and kind == "pretrain":
-        section["sequenceParallel"] = draw(st.integers(1, 4))
+        section[draw(st.sampled_from(["sequenceParallel", "tensorParallel"]))] = draw(st.integers(1, 4))
     elif slip == "keep" and kind == "pretrain":
         section["checkpoint"] = {
             draw(st.sampled_from(("everySteps", "everySeconds"))): draw(st.integers(1, 4)),

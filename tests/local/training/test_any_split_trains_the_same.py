@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES
 from torch.nn.functional import cross_entropy
 from training import (
     TINY,
@@ -139,6 +141,69 @@ def test_two_pairs_of_ranks_share_sequences_of_a_model_with_learned_positions(co
     assert held_out_losses(shared.output)[3] == pytest.approx(held_out_losses(whole.output)[3], abs=1e-6)
     configs = [read_artifact(ranks.output, "pretrain")["details"]["model"] for ranks in (shared, whole)]
     assert configs[0] == configs[1]
+
+
+SHARED_LAYERS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "on two ranks": {"tensorParallel": 2},
+    "on two ranks, zero 2": {"tensorParallel": 2, "deepspeed": {"zero_optimization": {"stage": 2}}},
+    "on two pairs of ranks": {"tensorParallel": 2, "microBatch": 2},
+    "on two pairs of ranks, zero 1": {"tensorParallel": 2, "deepspeed": {"zero_optimization": {"stage": 1}}},
+}
+
+
+def sharing(corpus: Path, output: Path, name: str, attempt: int = 1) -> Ranks:
+    settings = of(0, micro_batch=4) | {"model": FAMILIES["qwen3"]} | SHARED_LAYERS[name]
+    world_size = 1 if name == "whole" else 4 if "pairs" in name else 2
+    return WarmRanks(a_job("pretrain", output, settings, {"data": corpus}), world_size, attempt)
+
+
+@pytest.fixture(scope="module")
+def sharing_layers(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a folder for each training."""
+    folder = tmp_path_factory.mktemp("sharing")
+    for name in SHARED_LAYERS:
+        sharing(corpus, folder / name, name).succeed()
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in SHARED_LAYERS if name != "whole"])
+def test_shared_layers_are_as_whole_ones(sharing_layers: Path, name: str) -> None:
+    whole, shared = (
+        [line for line in metric_lines(sharing_layers / each) if "loss" in line] for each in ("whole", name)
+    )
+    for wanted, got in zip(whole, shared, strict=True):
+        assert got["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
+        assert got["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-5)
+    assert held_out_losses(sharing_layers / name)[4] == pytest.approx(
+        held_out_losses(sharing_layers / "whole")[4], abs=1e-6
+    )
+    one, other = (load_trained(sharing_layers / each).model.state_dict() for each in ("whole", name))
+    for parameter, values in one.items():
+        torch.testing.assert_close(other[parameter], values, atol=1e-5, rtol=1e-4)
+
+
+RESUMED = {
+    "to the same ones": ("on two ranks", "on two ranks"),
+    "to the same ones of zero 1": ("on two pairs of ranks, zero 1", "on two pairs of ranks, zero 1"),
+    "from whole ones": ("whole", "on two ranks, zero 2"),
+    "to whole ones": ("on two pairs of ranks, zero 1", "whole"),
+    "to another ZeRO stage": ("on two ranks, zero 2", "on two pairs of ranks"),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), RESUMED.values(), ids=RESUMED)
+def test_a_checkpoint_of_shared_layers_loads_anywhere(
+    sharing_layers: Path, corpus: Path, tmp_path: Path, before: str, after: str
+) -> None:
+    [checkpoint] = (sharing_layers / before).glob("checkpoints/step-00000002-a*")
+    shutil.copytree(checkpoint, tmp_path / "base/checkpoints" / checkpoint.name)
+    ranks = sharing(corpus, tmp_path / "base", after, attempt=2)
+    ranks.succeed()
+    wanted = losses(sharing_layers / after)
+    assert losses(ranks.output) == pytest.approx({step: wanted[step] for step in (3, 4)}, abs=1e-6)
+    if before == after:
+        assert shard_digests(ranks.output, 4) == shard_digests(sharing_layers / after, 4)
 
 
 @pytest.mark.parametrize("name", FROM_THE_SEED_IN_FP32)

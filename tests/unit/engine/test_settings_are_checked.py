@@ -12,6 +12,7 @@ from trainyard_trainer.data.objectives.next_token import NextToken
 from trainyard_trainer.engine.batches import Batches
 from trainyard_trainer.engine.configuration import deepspeed_configuration
 from trainyard_trainer.engine.sequence_parallel import share_sequences
+from trainyard_trainer.engine.tensor_parallel import sharing_layers
 from trainyard_trainer.errors import PermanentError
 from trainyard_trainer.group import Group
 from trainyard_trainer.models.build import build_model, model_config
@@ -78,7 +79,10 @@ DEEPSPEED_MISTAKES = {
         {"zero_optimization": {"stage": 2, "round_robin_gradients": True}},
         r"pretrain\.deepspeed\.zero_optimization\.round_robin_gradients: .*leave it out",
     ),
-    "tensor parallelism": ({"tensor_parallel": {"autotp_size": 2}}, r"pretrain\.deepspeed\.tensor_parallel: .*stage 3"),
+    "tensor parallelism": (
+        {"tensor_parallel": {"autotp_size": 2}},
+        r"pretrain\.deepspeed\.tensor_parallel: set tensorParallel",
+    ),
     "sequence parallelism": (
         {"sequence_parallel_size": 2},
         r"pretrain\.deepspeed\.sequence_parallel_size: set sequenceParallel",
@@ -144,6 +148,31 @@ def test_ranks_that_share_sequences_have_the_same_rows_and_each_its_part_of_them
             ]
         for [batch] in sharers:
             assert batch.inputs["whole_position_ids"].tolist() == [whole.inputs["position_ids"][row].tolist()]
+
+
+LAYER_MISTAKES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+    "heads that ranks can't share": ("qwen3", {"num_key_value_heads": 1}, {}, "num_key_value_heads, 1; use a divisor"),
+    "another family": ("gpt2", {}, {}, "layers of llama and qwen3 are shared, not of gpt2"),
+    "ZeRO 3": (
+        "llama",
+        {},
+        {"deepspeed": {"zero_optimization": {"stage": 3}}},
+        "use zero_optimization.stage 0, 1 or 2",
+    ),
+    "adapters": ("llama", {}, {"model": {"stage": "base", "lora": {"rank": 4}}}, "adapters are too small"),
+}
+
+
+@pytest.mark.parametrize(("model", "config", "settings", "message"), LAYER_MISTAKES.values(), ids=LAYER_MISTAKES.keys())
+def test_a_model_whose_layers_can_not_be_shared(
+    model: str, config: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    stage = PretrainStage.model_validate(TINY | {"tensorParallel": 2} | settings)
+    built = ModelSettings.model_validate({"type": model, "config": FAMILIES[model]["config"] | config})
+    with pytest.raises(PermanentError, match=r"pretrain\.tensorParallel: .*" + message):
+        sharing_layers(
+            stage, build_model(model_config(built, vocab_size=20, end_of_text=0, sequence_length=16), seed=0)
+        )
 
 
 SHARING_MISTAKES = {

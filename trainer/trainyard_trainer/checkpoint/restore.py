@@ -73,12 +73,15 @@ def refuse_other_model(model: nn.Module, manifest: Manifest) -> None:
 def load_state(engine: Engine, manifest: Manifest, shards: Shards, group: Group) -> None:
     """Fill this rank's masters and moments, and take up its random streams and the history of the numerics."""
     places = [(kind, fragment) for fragment in engine.fragments() for kind in fragment.state]
-    pieces = [Piece(kind, fragment.name, fragment.start, fragment.stop) for kind, fragment in places]
-    for (kind, fragment), values in zip(places, shards.read_each(pieces), strict=True):
-        fragment.state[kind].copy_(values)
+    pieces = [Piece(kind, fragment.name, fragment.spans[0][0], fragment.spans[-1][1]) for kind, fragment in places]
+    for (kind, fragment), piece, values in zip(places, pieces, shards.read_each(pieces), strict=True):
+        spans = fragment.spans
+        parts = [values[low - piece.start : high - piece.start] for low, high in spans]
+        fragment.state[kind].copy_(parts[0] if len(parts) == 1 else torch.cat(parts))
     engine.set_steps(manifest.step)
     engine.numerics.restore(shards.numerics())
+    sharing = group.rank // engine.sharers  # those that share layers draw the same
     if manifest.world_size == group.world_size:
-        restore_streams(shards.streams(group.rank))
+        restore_streams(shards.streams(sharing * engine.sharers))
     else:
-        seed_streams(group.job.seed, manifest.step, group.rank)
+        seed_streams(group.job.seed, manifest.step, sharing)

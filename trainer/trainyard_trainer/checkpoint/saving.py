@@ -97,7 +97,7 @@ class Saving:
             parameters=engine.parameter_shapes,
             shards=[],
         )
-        layout = lay_out(engine, training_of(self._manifest), streams_only=engine.replicated and group.rank > 0)
+        layout = lay_out(engine, training_of(self._manifest))
         self._neighbourhood = Neighbourhood(group)
         self._room = room(self._neighbourhood, layout.bytes)
         self._snapshot = Snapshot(engine, layout, self._room.memories, kept=kept if self._room.outlives else None)

@@ -44,7 +44,6 @@ class Layout:
     """The length and the JSON that a safetensors file begins with."""
     places: dict[str, tuple[int, Tensor]]
     """Name → first byte behind the header, and a tensor on no device."""
-    streams_only: bool
 
     @property
     def bytes(self) -> int:
@@ -52,13 +51,14 @@ class Layout:
         return len(self.header) + sum(tensor.nbytes for _, tensor in self.places.values())
 
 
-def lay_out(engine: Engine, training: str, *, streams_only: bool) -> Layout:
-    """The shard of this rank; `streams_only` if another one saves its state. `training` is told with it (`tensors`)."""
-    fragments = [] if streams_only else list(engine.fragments())
+def lay_out(engine: Engine, training: str) -> Layout:
+    """The shard of this rank, without state where other ranks save it. `training` is told with it (`tensors`)."""
+    fragments = list(engine.saved_fragments())
     tensors = _stored({**_small(engine), **_state(fragments)})
-    entries: dict[str, object] = {
-        "__metadata__": {"starts": json.dumps({each.name: each.start for each in fragments}), "training": training}
-    }
+    metadata = {"starts": json.dumps({each.name: each.start for each in fragments}), "training": training}
+    if runs := {each.name: each.runs for each in fragments if each.runs.run != each.runs.stride}:
+        metadata["runs"] = json.dumps(runs)
+    entries: dict[str, object] = {"__metadata__": metadata}
     places, offset = {}, 0
     for name, tensor in tensors.items():
         places[name] = (offset, tensor)
@@ -66,7 +66,7 @@ def lay_out(engine: Engine, training: str, *, streams_only: bool) -> Layout:
         entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": span}
     text = json.dumps(entries, separators=(",", ":")).encode()
     padded = math.ceil((8 + len(text)) / _ALIGNMENT) * _ALIGNMENT - 8
-    return Layout(padded.to_bytes(8, "little") + text.ljust(padded), places, streams_only)
+    return Layout(padded.to_bytes(8, "little") + text.ljust(padded), places)
 
 
 class Snapshot:
@@ -100,8 +100,7 @@ class Snapshot:
         places = self._places[slot] = self._places[slot] or self._allocate(slot)
         for name, values in _small(self._engine).items():
             places[name].copy_(values)
-        fragments = [] if self._layout.streams_only else self._engine.fragments()
-        pairs = [(places[name], values) for name, values in _state(fragments).items()]
+        pairs = [(places[name], values) for name, values in _state(self._engine.saved_fragments()).items()]
         if self._stream:
             self._stream.wait_stream(torch.cuda.current_stream())
         self._copying = self._thread.submit(self._copy, pairs, partial(then, slot))

@@ -5,6 +5,8 @@ master/<parameter>, exp_avg/<parameter>, exp_avg_sq/<parameter>    flat fp32, th
 stream/<name>                                                      this rank's random streams
 numerics/<name>                                                    how the numbers went, the same in every shard
 metadata: starts                                                   JSON, parameter → first element of the fragment
+          runs                                                     JSON, of slices: parameter → first, run, stride (`Runs`);
+                                                                   the fragment is of the slice then
           training                                                 JSON, the manifest but for step, attempt, time and shards
 
 A shard is in memory, or in storage, of which no more is read than is asked for. Pieces that lie close together come in one
@@ -12,6 +14,7 @@ request: an object store takes some 30 ms for each, however small it is.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ import torch
 from torch import Tensor
 from trainyard_api.checkpoint import Manifest
 from trainyard_api.storage import Storage, read_into
+
+from ..engine.state import Runs
 
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8}
 STREAM, NUMERICS = "stream", "numerics"
@@ -97,7 +102,11 @@ class Shards:
         for shard, header in enumerate(self._headers):
             for name, start in header.starts.items():
                 entry = header.tensors[f"{kind}/{name}"]
-                yield name, start, _tensor(self._view([_Span(shard, entry.start, entry.stop)])(0), entry.dtype)
+                values = _tensor(self._view([_Span(shard, entry.start, entry.stop)])(0), entry.dtype)
+                at = 0
+                for low, high in header.runs_of(name).spans(start, start + len(values)):
+                    yield name, low, values[at : at + high - low]
+                    at += high - low
 
     def streams(self, rank: int) -> dict[str, Tensor]:
         """The random streams of the rank that wrote shard `rank`."""
@@ -143,10 +152,13 @@ class Shards:
             if (begin := header.starts.get(piece.name)) is None:
                 continue
             entry = header.tensors[f"{piece.kind}/{piece.name}"]
-            low, high = max(piece.start, begin), min(piece.stop, begin + (entry.stop - entry.start) // 4)
-            if low < high:
-                span = _Span(shard, entry.start + 4 * (low - begin), entry.start + 4 * (high - begin))
-                yield _Part(number, low - piece.start, span)
+            at = entry.start
+            for first, last in header.runs_of(piece.name).spans(begin, begin + (entry.stop - entry.start) // 4):
+                low, high = max(piece.start, first), min(piece.stop, last)
+                if low < high:
+                    span = _Span(shard, at + 4 * (low - first), at + 4 * (high - first))
+                    yield _Part(number, low - piece.start, span)
+                at += 4 * (last - first)
 
     def _view(self, spans: list["_Span"]) -> Callable[[int], memoryview]:
         """Get these bytes, those in storage in few requests; the function gives those of the span of a number."""
@@ -217,7 +229,12 @@ class _Entry(NamedTuple):
 class _Header(NamedTuple):
     tensors: dict[str, _Entry]
     starts: dict[str, int]
+    runs: dict[str, Runs]
     training: str
+
+    def runs_of(self, name: str) -> Runs:
+        """Of a parameter's part that the shard is of."""
+        return self.runs.get(name) or Runs(0, sys.maxsize, sys.maxsize)
 
 
 def _read_header(source: Source) -> _Header:
@@ -232,7 +249,8 @@ def _read_header(source: Source) -> _Header:
         name: _Entry(_DTYPES[each["dtype"]], each["shape"], *(data + offset for offset in each["data_offsets"]))
         for name, each in entries.items()
     }
-    return _Header(tensors, json.loads(metadata["starts"]), metadata["training"])
+    runs = {name: Runs(*each) for name, each in json.loads(metadata.get("runs", "{}")).items()}
+    return _Header(tensors, json.loads(metadata["starts"]), runs, metadata["training"])
 
 
 def _tensor(content: memoryview, dtype: torch.dtype) -> Tensor:

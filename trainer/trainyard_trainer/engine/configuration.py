@@ -15,8 +15,7 @@ from ..errors import PermanentError, setting
 _NO_PRINTS = 1_000_000_000
 _ZERO = "deepspeed.zero_optimization"
 _NOT_HERE = {
-    "tensor_parallel": "AutoTP gives each rank a slice of every matrix, and a checkpoint by parameter name would hold one "
-    "slice of it; zero_optimization.stage 3 partitions weights as well, and loads at any world size",
+    "tensor_parallel": "set tensorParallel, which sees to batches and checkpoints as well",
     "sequence_parallel_size": "set sequenceParallel, which sees to documents and batches as well",
     "activation_checkpointing": "DeepSpeed ignores it for transformers' models; set activationCheckpointing",
     "compile": "DeepCompile builds its kernels with CUDA's headers when it starts; set compile for torch.compile",

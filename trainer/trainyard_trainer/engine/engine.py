@@ -29,6 +29,7 @@ from .numerics import Fault, Numerics
 from .optimizer import adamw, set_learning_rate
 from .state import Fragment, fragments, set_steps
 from .step_times import StepTimes
+from .tensor_parallel import clip, sharing_layers
 
 T = TypeVar("T")
 
@@ -48,7 +49,9 @@ class Engine:
 
         `criterion` is of this model; if none is given, cross-entropy of its tokens.
         """
-        configuration = deepspeed_configuration(stage, accumulation)
+        configuration = deepspeed_configuration(stage, accumulation) | sharing_layers(stage, model)
+        self.sharers = stage.tensor_parallel
+        """Ranks that share layers, one after the other."""
         self.device = device
         self.accumulation = accumulation
         self.times = StepTimes(device)
@@ -141,9 +144,11 @@ class Engine:
             self._leave_out = leave_out
             self._deepspeed.step()
             return float(self._deepspeed.get_global_grad_norm())
-        norm = math.inf
-        if not leave_out:
-            norm = float(nn.utils.clip_grad_norm_(self._deepspeed.module.parameters(), self._clip_norm or math.inf))
+        norm, most = math.inf, self._clip_norm or math.inf
+        if not leave_out and self.sharers > 1:
+            norm = clip(dict(self._deepspeed.module.named_parameters()), self.parameter_shapes, most)
+        elif not leave_out:
+            norm = float(nn.utils.clip_grad_norm_(self._deepspeed.module.parameters(), most))
         if not math.isfinite(norm):
             self._deepspeed.module.zero_grad(set_to_none=True)  # the optimizer passes over what has no gradient
         self._deepspeed.step()
@@ -168,11 +173,21 @@ class Engine:
 
     def fragments(self) -> Iterator[Fragment]:
         """Weights and optimizer state that this rank holds, as views."""
-        return fragments(self._deepspeed.module, self._deepspeed.optimizer, self._adamw)
+        index = dist.get_rank() % self.sharers
+        return fragments(self._deepspeed.module, self._deepspeed.optimizer, self._adamw, self.parameter_shapes, index)
+
+    def saved_fragments(self) -> Iterator[Fragment]:
+        """Those that no other rank has as well."""
+        sharing, others_share = divmod(dist.get_rank(), self.sharers)
+        if self.replicated and sharing:
+            return
+        for fragment in self.fragments():
+            if not others_share or fragment.runs.run != fragment.runs.stride:
+                yield fragment
 
     @property
     def replicated(self) -> bool:
-        """Whether every rank holds the same fragments."""
+        """Whether every rank holds the same fragments, or slices of the same parameters."""
         return not self.zero_stage
 
     def set_steps(self, steps: int) -> None:

@@ -42,12 +42,11 @@ class Place:
     @classmethod
     def of(cls, stage: TrainingStage, group: Group) -> "Place":
         """Ranks of one row follow one another, so that they are on one node where that is possible."""
-        parts = stage.sequence_parallel
-        if group.world_size % parts:
-            raise PermanentError(
-                f"{setting('sequenceParallel')}: {parts} does not divide the {group.world_size} ranks; use a divisor of that"
-            )
-        return cls(group.rank // parts, group.world_size // parts, group.rank % parts, parts)
+        same, parts = stage.sharers, stage.sequence_parallel
+        if group.world_size % same:
+            field = setting("sequenceParallel" if parts > 1 else "tensorParallel")
+            raise PermanentError(f"{field}: {same} does not divide the {group.world_size} ranks; use a divisor of that")
+        return cls(group.rank // same, group.world_size // same, group.rank % parts, parts)
 
     def own(self, batch: Batch) -> Batch:
         """This rank's part of rows, (B, T) each."""

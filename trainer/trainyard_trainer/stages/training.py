@@ -223,7 +223,7 @@ def _begin(
         with found.timed():
             load_state(engine, found.manifest, found.shards, group)
     else:
-        seed_streams(group.job.seed, 0, group.rank)
+        seed_streams(group.job.seed, 0, group.rank // engine.sharers)
     return engine
 
 
@@ -294,7 +294,7 @@ def _leave_out(
     """Go on without a global batch, or from an older checkpoint, or not at all. A collective: ranks tell whose the fault is."""
     mine = [n for n, loss in enumerate(engine.losses) if not math.isfinite(loss)]
     at_fault = processes.gather([position for n in mine for position in batches.positions_of(batch, n)])
-    positions = sorted(chain(*at_fault)) or batches.positions(batch)  # gradients tell of no sample, nor do spikes
+    positions = sorted({*chain(*at_fault)}) or batches.positions(batch)  # gradients tell of no sample, nor do spikes
     samples, where = batches.samples(positions), f"sequences {_runs(positions)}"
     progress.fault(fault, batches.positions(batch), where, samples)
     if fault.action == "Skip":
