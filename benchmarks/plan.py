@@ -1,7 +1,7 @@
 """Whether `trainyard plan` is right: memory of a rank and time of a step, as forecast and as measured, on this machine.
 
-Memory: a Llama of 19 M parameters on one and two ranks, ZeRO 0 to 3, fp32 and bf16: the most that rank 0 allocates beyond what
-its process had before, to the plan's figure.
+Memory: a Llama of 19 M parameters on one and two ranks, ZeRO 0 to 3, fp32 and bf16, two that share layers, and two that share
+sequences: the most that rank 0 allocates beyond what its process had before, to the plan's figure.
 
 Time: the speed of ten steps, after three that warm up, gives the forecast for the 40 steps after them, and for a model of
 twice the layers and half the width. Medians, of wall-clock time: nothing else should run beside it.
@@ -18,8 +18,22 @@ from trainyard_api.architecture import architecture
 
 from .figures import Figure, Results, main
 
-LAYOUTS = ((0, 1, False), (0, 2, False), (1, 2, False), (2, 2, False), (2, 2, True), (3, 2, False))
-"""ZeRO stage, ranks, bf16."""
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    f"zero_{zero}_{ranks}_ranks{'_bf16' if bf16 else ''}": (ranks, stage(zero, ranks, micro_batch=6, bf16=bf16))
+    for zero, ranks, bf16 in (
+        (0, 1, False),
+        (2, 2, True),
+        (0, 2, False),
+        (1, 2, False),
+        (2, 2, False),
+        (3, 2, False),
+    )
+}
+LAYOUTS |= {
+    "shared_layers": (2, stage(zero=0, ranks=1, micro_batch=6, tensorParallel=2)),
+    "shared_sequences": (2, stage(zero=2, ranks=1, micro_batch=12, sequenceParallel=2)),
+}
+"""Name → ranks and settings; the first two are the quick ones."""
 WARM_UP, CALIBRATION, STEPS = 3, 10, 40
 WITHIN = 0.15
 
@@ -29,9 +43,7 @@ def measure(quick: bool) -> Results:
     rows, figures = [["", "forecast", "measured"]], []
     with tempfile.TemporaryDirectory(prefix="trainyard-benchmark-") as scratch:
         corpus = a_corpus(Path(scratch))
-        for zero, ranks, bf16 in LAYOUTS[:1] + LAYOUTS[4:5] if quick else LAYOUTS:
-            name = f"zero_{zero}_{ranks}_ranks{'_bf16' if bf16 else ''}"
-            settings = stage(zero, ranks, micro_batch=6, bf16=bf16)
+        for name, (ranks, settings) in [*LAYOUTS.items()][: 2 if quick else None]:
             planned, taken = forecast(settings, ranks), measured(settings, ranks, corpus, Path(scratch) / name)
             rows.append([f"memory, {name}", f"{planned / 1e6:.0f} MB", f"{taken / 1e6:.0f} MB"])
             figures.append(_ratio(f"memory_{name}", taken / planned))

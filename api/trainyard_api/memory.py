@@ -61,6 +61,8 @@ class Layout:
     snapshot_slots: int = 1
     sharers: int = 1
     """Ranks that share each layer."""
+    exchanges: bool = False
+    """Whether attention exchanges parts of sequences for heads: it keeps what goes in and out, before and after."""
 
     @property
     def element(self) -> int:
@@ -92,6 +94,7 @@ def layout_of(stage: TrainingStage, ranks: int, *, on_gpu: bool, snapshot_slots:
         overlaps=bool(zero.get("overlap_comm", number == 3)),
         snapshot_slots=snapshot_slots,
         sharers=stage.tensor_parallel,
+        exchanges=stage.sequence_parallel > 1,
     )
 
 
@@ -199,7 +202,8 @@ def _norm(stack: Stack, layout: Layout) -> int:
 def _layer(stack: Stack, layout: Layout) -> int:
     """Bytes a token: norms, rotated queries and keys, values, what attention gives, and the feed-forward part."""
     element = layout.element
-    attention = element * 2 * (stack.queries + stack.keys) + 4 * stack.heads
+    in_and_out = element * 2 * (stack.queries + stack.keys)
+    attention = in_and_out * (2 if layout.exchanges else 1) + 4 * stack.heads
     cross = 2 * attention if stack.cross else attention
     inner = element * (4 if stack.gated else 5) * stack.inner
     norms = 3 if stack.cross else 2
