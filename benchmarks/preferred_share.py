@@ -94,13 +94,7 @@ def _let_in(folder: Path) -> Annotator:
     host, token = eventually(link, 120, "a link").split()[1].removeprefix("http://").split(f":{COLLECT_PORT}/enter/")
     rater = Annotator(COLLECT_PORT, token, host=host)
 
-    def answers() -> bool:
-        try:
-            return rater.ask("GET", "/healthz").status == 200
-        except OSError:
-            return False
-
-    eventually(answers, DEADLINE, "the page is served")
+    eventually(rater.served, DEADLINE, "the page is served")
     return rater
 
 

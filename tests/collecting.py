@@ -85,6 +85,13 @@ class Annotator:
         finally:
             connection.close()
 
+    def served(self) -> bool:
+        """Whether there is a page to vote on."""
+        try:
+            return self.ask("GET", "/healthz").status == 200
+        except OSError:
+            return False
+
     def task(self) -> dict[str, Any]:
         """What there is to judge, and the form's token."""
         return dict(self.ask("GET", "/task").json())

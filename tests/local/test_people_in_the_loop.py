@@ -69,17 +69,13 @@ def test_a_run_waits_for_people_and_goes_on_by_itself(tmp_path: Path) -> None:
         host, token = url.removeprefix("http://").split(f":{COLLECT_PORT}/enter/")
         rater = Annotator(COLLECT_PORT, token, host=host)
 
-        def answers() -> bool:
-            try:
-                return rater.ask("GET", "/healthz").status == 200
-            except OSError:
-                return False
-
-        eventually(answers, 60, "the page is served", told)
+        eventually(rater.served, 60, "the page is served", told)
         assert rate(rater, len, 3) == 3
         [pid] = rank_processes(tmp_path).values()
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: set(rank_processes(tmp_path).values()) - {pid} and answers(), 60, "it is served again", told)
+        eventually(
+            lambda: set(rank_processes(tmp_path).values()) - {pid} and rater.served(), 60, "it is served again", told
+        )
         status = json.loads(trainyard(tmp_path, "collect", "status", "tiny").stdout)
         assert status["done"] == 3, "none lost, none counted twice"
         while rate(rater, len, 50):
