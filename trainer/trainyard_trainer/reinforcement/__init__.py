@@ -1,0 +1,1 @@
+"""Reinforcement learning from rewards: advantages, losses, and the functions that reward."""
