@@ -1,0 +1,192 @@
+"""Rewards that users' own functions give: each in a process of its own, which may fail or hang and costs no more than its
+answer.
+
+A function is named `module:function`, or `path/to/file.py:function`. It is called with keyword arguments, each a list of one
+value a response: `prompts` and `completions` (texts), and what else the prompts' rows have (`answer`, …). It gives a list of as
+many numbers; None, or what is no finite number, says that it can't tell. It may be a coroutine function. What it prints goes to
+the rank's log.
+
+    def right(prompts, completions, answer, **_):
+        return [float(wanted in said) for wanted, said in zip(answer, completions)]
+
+The process speaks JSON, a line for each call, on its standard input and output: `python -m …reward_functions FUNCTION`.
+"""
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import PermanentError
+
+
+class Rewarded(NamedTuple):
+    """What a function says of each response, None where it can't tell, and why it could not."""
+
+    rewards: list[float | None]
+    trouble: str
+
+
+class RewardFunction:
+    """A user's function, in a process that begins with the first call and again after each that had to be killed."""
+
+    def __init__(self, name: str, field: str, timeout_seconds: float) -> None:
+        """`field` is where the user has named it. PermanentError if there is no such function."""
+        self._name, self._field, self._timeout = name, field, timeout_seconds
+        self._process: subprocess.Popen[str] | None = None
+        self._start()
+
+    def __call__(self, **columns: Sequence[Any]) -> Rewarded:
+        """The rewards of responses. A function that raises, hangs, or gives something else than asked for costs its answer."""
+        number = len(columns["completions"])
+        if self._process is None:
+            self._start()
+        said = self._ask(json.dumps(columns))
+        if isinstance(said, str):
+            return Rewarded([None] * number, said)
+        if "error" in said:
+            return Rewarded([None] * number, said["error"])
+        given = said["rewards"]
+        if len(given) != number:
+            what = f"gave {len(given)} rewards for {number} responses; give a list of one number each"
+            return Rewarded([None] * number, what)
+        rewards = [_number(each) for each in given]
+        unknown = next(
+            (each for each, known in zip(given, rewards, strict=True) if known is None and each is not None), None
+        )
+        return Rewarded(rewards, "" if unknown is None else f"gave {unknown!r}, which is no finite number")
+
+    def close(self) -> None:
+        """End its process."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe:
+                    pipe.close()
+            self._process = None
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __spec__.name, self._name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        said = self._read()
+        if isinstance(said, str) or "error" in said:
+            self.close()
+            raise PermanentError(f"{self._field}: {self._name}: {said if isinstance(said, str) else said['error']}")
+
+    def _ask(self, line: str) -> dict[str, Any] | str:
+        assert self._process
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            self.close()
+            return f"its process has ended ({error})"
+        return self._read()
+
+    def _read(self) -> dict[str, Any] | str:
+        """Its next line, or why there is none: it is killed then."""
+        assert self._process
+        assert self._process.stdout
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            if self._process:
+                self._process.kill()
+
+        timer = threading.Timer(self._timeout, kill)
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if line and not late.is_set():
+            return dict(json.loads(line))
+        code = None if late.is_set() else self._process.wait()
+        self.close()
+        return f"gave nothing within {self._timeout:g} s" if code is None else f"its process has ended with code {code}"
+
+
+def _number(given: Any) -> float | None:
+    """A reward that counts. True is 1, as in Python."""
+    return float(given) if isinstance(given, (int, float)) and math.isfinite(given) else None
+
+
+def load(name: str) -> Callable[..., Any]:
+    """The function that a name leads to; ValueError says what is wrong with it."""
+    place, _, attribute = name.rpartition(":")
+    if not place:
+        raise ValueError("names no function; write module:function or path/to/file.py:function")
+    if place.endswith(".py"):
+        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        assert spec
+        assert spec.loader
+        if not Path(place).is_file():
+            raise ValueError(f"there is no file {place}")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(place)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ValueError(f"{place} has no function {attribute}")
+    return function  # type: ignore[no-any-return]
+
+
+def main(name: str) -> None:
+    """Answer until the input ends. The first line says whether the function is there."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the function prints is for the log
+
+    def answer(**said: Any) -> None:
+        print(json.dumps(said), file=answers, flush=True)
+
+    try:
+        function = load(name)
+    except Exception as error:
+        answer(error=_named(error))
+        return
+    answer(ready=True)
+    for line in sys.stdin:
+        try:
+            rewards = function(**json.loads(line))
+            if inspect.isawaitable(rewards):
+                rewards = asyncio.run(_awaited(rewards))
+            answer(rewards=_listed(rewards))
+        except Exception as error:
+            answer(error=_named(error))
+
+
+def _listed(rewards: Any) -> list[Any]:
+    """As Python's own numbers, whatever library they are of."""
+    plain = rewards.tolist() if hasattr(rewards, "tolist") else rewards
+    if not isinstance(plain, (list, tuple)):
+        raise ValueError(f"gave a {type(rewards).__name__}; give a list of one number each")
+    return [each.item() if hasattr(each, "item") else each for each in plain]
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _named(error: Exception) -> str:
+    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
