@@ -160,7 +160,7 @@ def save(engine: Engine, step: int, group: Group) -> None:
         parameters=engine.parameter_shapes,
         shards=[],
     )
-    layout = lay_out(engine, training_of(manifest), streams_only=engine.replicated and group.rank > 0)
+    layout = lay_out(engine, training_of(manifest))
     memory = os.memfd_create("shard")
     snapshot = Snapshot(engine, layout, [memory])
     snapshot.begin(before=lambda _: None, then=lambda _: None)
