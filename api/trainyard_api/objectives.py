@@ -7,9 +7,9 @@ from .model import Rule, rule
 ModelType = Literal["llama", "qwen3", "gpt2", "t5", "bert", "modernbert"]
 Objective = Literal["NextToken", "MaskedLM", "SpanCorruption", "SequenceToSequence"]
 """What pretrain trains on."""
-TrainedOn = Literal[Objective, "Responses", "Preferences", "Unpaired", "Rewards"]
+TrainedOn = Literal[Objective, "Responses", "Preferences", "Unpaired", "Rewards", "Rollouts"]
 """What any stage trains on."""
-CONVERSING: tuple[TrainedOn, ...] = ("Responses", "Preferences", "Unpaired")
+CONVERSING: tuple[TrainedOn, ...] = ("Responses", "Preferences", "Unpaired", "Rollouts")
 """What makes a model answer what it is told."""
 
 OBJECTIVES: dict[ModelType, tuple[Objective, ...]] = {

@@ -11,6 +11,7 @@ from .numerics import NumericsSettings
 from .objectives import OBJECTIVE_RULES, ModelType, Objective, TrainedOn
 from .optimizer_settings import LossSettings, OptimizerSettings, ScheduleSettings
 from .preference_settings import PreferenceSettings
+from .reward_settings import GRPO_RULES, GroupPolicySettings, RewardFunctionSettings, RolloutSettings
 from .telemetry_settings import ProfileSettings, TelemetrySettings
 
 DEEPSPEED_OWNED = {
@@ -341,3 +342,18 @@ class DpoStage(TrainingStage):
     def objective(self) -> TrainedOn:
         """What it trains on: pairs, or single responses."""
         return "Unpaired" if self.preferences.loss == "KTO" else "Preferences"
+
+
+class GrpoStage(TrainingStage):
+    """Learn from rewards of the model's own responses, each compared with others to the same prompt. `globalBatch` and
+    `microBatch` count prompts.
+    """
+
+    kind: ClassVar[str] = "grpo"
+    objective: ClassVar[TrainedOn] = "Rollouts"
+    rewards: Annotated[list[RewardFunctionSettings], Field(min_length=1, max_length=16)]
+    """Who says how good a response is."""
+    rollout: RolloutSettings = RolloutSettings()
+    policy: GroupPolicySettings = GroupPolicySettings()
+
+    rules: ClassVar = (*SftStage.rules, _OF_PAIRS, _WHOLE_SEQUENCES, *GRPO_RULES)

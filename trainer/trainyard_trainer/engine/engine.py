@@ -171,6 +171,24 @@ class Engine:
         self._deepspeed.eval()
         return what(self._deepspeed, batch.to(self.device))
 
+    @torch.no_grad()
+    def write(self, tokens_BT: Tensor, mask_BT: Tensor, max_new_tokens: int, temperature: float) -> Tensor:
+        """Rows with what the model continues them by, which torch's stream draws. The criterion must be one that lets it."""
+        was = self._deepspeed.training
+        self._deepspeed.eval()
+        with self.criterion.writing():  # type: ignore[attr-defined]
+            written_BT: Tensor = self._deepspeed.module.generate(
+                tokens_BT.to(self.device),
+                attention_mask=mask_BT.to(self.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=True,
+                temperature=temperature,
+                top_k=0,
+                pad_token_id=int(self._deepspeed.module.config.eos_token_id),
+            )
+        self._deepspeed.train(was)
+        return written_BT.cpu()
+
     def fragments(self) -> Iterator[Fragment]:
         """Weights and optimizer state that this rank holds, as views."""
         index = dist.get_rank() % self.sharers

@@ -5,6 +5,8 @@ logits again, a chunk of rows after another, which costs a third more of the hea
 and does without). The output head's own forward is replaced, as in `loss`, for there ZeRO 3 has its weight whole.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,8 +20,9 @@ from .loss import linear_head
 class LogProbabilities:
     """Of a model, whose forward gives no logits from now on."""
 
-    def __init__(self, model: Any) -> None:
-        self._head = linear_head(model)
+    def __init__(self, model: Any, temperature: float = 1.0) -> None:
+        """At a temperature, by which logits are divided."""
+        self._head, self._temperature = linear_head(model), temperature
         self._labels_N: Tensor
         self._head.forward = self._of_hidden  # type: ignore[method-assign]
 
@@ -34,11 +37,23 @@ class LogProbabilities:
         del self._labels_N
         return log_probabilities_N.view_as(batch.labels)
 
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """The model's forward gives logits meanwhile, for it to write with."""
+        ours = self._head.__dict__.pop("forward")
+        try:
+            yield
+        finally:
+            self._head.forward = ours  # type: ignore[method-assign]
+
     def _of_hidden(self, hidden_BTC: Tensor) -> Tensor:
         """Instead of the head's forward."""
-        log_probabilities: Tensor = _OfLabels.apply(
-            hidden_BTC.flatten(0, -2), self._head.weight, self._head.bias, self._labels_N
-        )
+        hidden_NC = hidden_BTC.flatten(0, -2)
+        bias = self._head.bias
+        if self._temperature != 1:
+            hidden_NC = hidden_NC / self._temperature
+            bias = None if bias is None else bias / self._temperature
+        log_probabilities: Tensor = _OfLabels.apply(hidden_NC, self._head.weight, bias, self._labels_N)
         return log_probabilities
 
 

@@ -21,6 +21,7 @@ NAMES = {
     "Responses": "response_loss",
     "Preferences": "response_loss",  # of those that were chosen
     "Unpaired": "response_loss",
+    "Rollouts": "response_loss",
 }
 """The metric of each objective: nats per label."""
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from trainyard_api.training_stages import DpoStage, RewardStage, SftStage, TrainingStage
+from trainyard_api.training_stages import DpoStage, GrpoStage, RewardStage, SftStage, TrainingStage
 from transformers import PreTrainedModel
 
 from ..engine.criterion import Criterion
@@ -15,6 +15,7 @@ from ..models.scoring import with_scores
 from ..preferences.objective import PreferenceLoss
 from ..preferences.reward import RewardLoss
 from ..preferences.unpaired import UnpairedLoss
+from ..reinforcement.objective import PolicyLoss
 
 
 def as_trained(model: PreTrainedModel, stage: TrainingStage, seed: int, device: torch.device) -> PreTrainedModel:
@@ -28,7 +29,7 @@ def as_trained(model: PreTrainedModel, stage: TrainingStage, seed: int, device: 
         enable({"use_reentrant": False})
     if isinstance(stage, SftStage) and stage.embedding_noise:
         add_noise(model, stage.embedding_noise, stage.sequence_length)
-    if isinstance(stage, DpoStage):
+    if isinstance(stage, DpoStage | GrpoStage):
         leave_out_dropout(model)
     return with_adapters(model, stage.model.lora, seed) if stage.model.lora else model
 
@@ -40,4 +41,6 @@ def criterion_of(model: Any, stage: TrainingStage) -> Criterion | None:
         return kind(model, stage.preferences)
     if isinstance(stage, RewardStage):
         return RewardLoss(stage.centring)
+    if isinstance(stage, GrpoStage):
+        return PolicyLoss(model, stage)
     return None

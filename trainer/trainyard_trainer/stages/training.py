@@ -21,7 +21,7 @@ from trainyard_api.checkpoint import MANIFEST, Cursor, CursorPart, Manifest, com
 from trainyard_api.objectives import TrainedOn
 from trainyard_api.protocol import Artifact
 from trainyard_api.storage import Files, Storage
-from trainyard_api.training_stages import RewardStage, TrainingStage
+from trainyard_api.training_stages import GrpoStage, RewardStage, TrainingStage
 
 from .. import stopping
 from ..artifacts import ARTIFACT, write_artifact
@@ -32,7 +32,7 @@ from ..checkpoint.store import Checkpoints
 from ..checkpoint.trained import same_tokenizer
 from ..data.ahead import Ahead
 from ..data.objectives.choose import objective_of
-from ..data.objectives.objective import Rows
+from ..data.objectives.objective import Objective, Rows
 from ..engine import processes
 from ..engine.batches import Batches, HeldOut
 from ..engine.compiling import tell_of_compiling
@@ -49,6 +49,7 @@ from ..models.origin import Origin, origin
 from ..preferences.objective import PreferenceLoss
 from ..preferences.reference import compare_with_reference
 from ..pulse import Pulse
+from ..reinforcement.rollouts import Rollouts, reward_functions
 from ..scratch import Known
 from ..telemetry.profile import Profile
 from .judging import JudgedRewards, judge_rewards
@@ -76,7 +77,12 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
     first_corpus = next(iter(corpora.values()))
     pulse = Pulse(group)
     begun = origin(stage, first_corpus, group, lambda _: pulse.beat("fetching"))
-    objective = objective_of(begun.objective, begun.config, begun.tokens, stage.sequence_length, group.job.seed)
+    objective: Objective
+    if isinstance(stage, GrpoStage):
+        functions = reward_functions(stage, group, lambda _: pulse.beat("fetching"))
+        objective = Rollouts(stage, begun.tokens, first_corpus / "tokenizer", functions, group.job.seed)
+    else:
+        objective = objective_of(begun.objective, begun.config, begun.tokens, stage.sequence_length, group.job.seed)
     rows = {field: objective.open(corpus / "train") for field, corpus in corpora.items()}
     batches = Batches(rows, objective, stage, group)
     held_out_rows = {field: objective.open(corpus / "held-out") for field, corpus in measured.items()}
@@ -105,6 +111,9 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
     del found  # and the memory of what was read
 
     ahead = Ahead(batches.micro_batches)
+    draws = isinstance(objective, Rollouts)
+    if isinstance(objective, Rollouts):
+        objective.begin(engine.write)
     held_out_losses = None
     with Saving(checkpoints, stage.checkpoint, engine, cursor, progress.saving, kept=kept) as saving:
         done = start
@@ -113,7 +122,9 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
             profile.before(done + 1)
             step = done + 1
             batch, rate = engine.numerics.batch(step), learning_rate(step, stage)
-            my_loss = engine.gradients(ahead.micro_batches(batch, last=step == stage.steps))
+            # Responses are drawn from the model as it is, so not ahead.
+            read = batches.micro_batches(batch) if draws else ahead.micro_batches(batch, last=step == stage.steps)
+            my_loss = engine.gradients(read)
             with engine.times.of("checkpoint"):
                 saving.before_update()
             with engine.times.of("wait"):
