@@ -51,6 +51,11 @@ def _tuned(kind: str = "sft", **changes: Any) -> Changes:
     return {"spec.stages.1.pretrain": LEFT_OUT, f"spec.stages.1.{kind}": given}
 
 
+def _rewarded(**changes: Any) -> Changes:
+    """Learning from rewards in the place of pretraining, changed."""
+    return _tuned("grpo", **{"rewards": [{"function": "functions.py:right"}], **changes})
+
+
 CHAT = {"path": "chat.jsonl", "format": "conversations"}
 DRAW = {"prompts": "prompts.jsonl", "models": ["base"]}
 
@@ -79,7 +84,7 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "fine-tuning a stage that trains none": (
         _tuned(model={"stage": "corpus"}),
-        ("stages[1].sft.model.stage: corpus is not an earlier pretrain or sft or dpo stage",),
+        ("stages[1].sft.model.stage: corpus is not an earlier pretrain or sft or dpo or grpo stage",),
     ),
     "fine-tuning with a batch that ranks can't share": (
         _tuned(globalBatch=30),
@@ -137,6 +142,46 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         _tuned("reward", loss={"zLoss": 0.1}),
         ("spec.stages[1].reward.loss", "here it is of pairs"),
     ),
+    "rewarded by a name that names no function": (
+        _rewarded(rewards=[{"function": "functions.py"}]),
+        ("spec.stages[1].grpo.rewards[0].function",),
+    ),
+    "rewarded on the data of no stage": (
+        _rewarded(data="report"),
+        ("stages[1].grpo.data: report is not an earlier prepare stage",),
+    ),
+    "rewarded on a part that no stage prepares": (
+        _rewarded(data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
+        ("stages[1].grpo.mixture[0].data: report is not an earlier prepare stage",),
+    ),
+    "rewarded with a validation set that no stage prepares": (
+        _rewarded(validation={"sets": [{"data": "report"}]}),
+        ("stages[1].grpo.validation.sets[0].data: report is not an earlier prepare stage",),
+    ),
+    "rewarding a stage that trains none": (
+        _rewarded(model={"stage": "corpus"}),
+        ("stages[1].grpo.model.stage: corpus is not an earlier",),
+    ),
+    "prompts that ranks can't share": (
+        _rewarded(globalBatch=30),
+        ("stages[1].grpo.globalBatch: 30 is not divisible by 4 ranks × microBatch 4; use 16 or 32",),
+    ),
+    "rewarded with the loss of tokens": (
+        _rewarded(loss={"zLoss": 0.1}),
+        ("spec.stages[1].grpo.loss", "here it is of pairs"),
+    ),
+    "sharing responses that are drawn": (
+        _rewarded(tensorParallel=2),
+        ("spec.stages[1].grpo.sequenceParallel", "responses are compared by one rank"),
+    ),
+    "responses that leave prompts no room": (
+        _rewarded(rollout={"maxNewTokens": 512}),
+        ("spec.stages[1].grpo.rollout.maxNewTokens", "leaves no room for a prompt"),
+    ),
+    "a margin longer than responses": (
+        _rewarded(policy={"overlongMargin": 65}),
+        ("spec.stages[1].grpo.policy.overlongMargin", "is more than rollout.maxNewTokens"),
+    ),
     "weights of good responses for a loss of pairs": (
         _tuned("dpo", preferences={"desirableWeight": 2}),
         ("spec.stages[1].dpo.preferences.desirableWeight", "only the loss KTO weighs"),
@@ -151,7 +196,7 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     ),
     "responses of a stage that trains none": (
         _collecting(draw={**DRAW, "models": ["base", "corpus"]}),
-        ("stages[2].collect.draw.models[1]: corpus is not an earlier pretrain or sft or dpo stage",),
+        ("stages[2].collect.draw.models[1]: corpus is not an earlier pretrain or sft or dpo or grpo stage",),
     ),
     "nothing to compare": (
         _collecting(),
@@ -275,8 +320,8 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "a model of a stage that trains none": (
         {"spec.stages.1.pretrain.model": {"stage": "corpus"}},
         (
-            "stages[1].pretrain.model.stage: corpus is not an earlier pretrain or sft or dpo stage; put a pretrain or sft or "
-            "dpo stage before it",
+            "stages[1].pretrain.model.stage: corpus is not an earlier pretrain or sft or dpo or grpo stage; put a pretrain or "
+            "sft or dpo or grpo stage before it",
         ),
     ),
     "a validation set that no stage prepares": (
@@ -317,11 +362,11 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "no stages": ({"spec.stages": []}, ("spec.stages", "at least 1 item")),
     "a stage without a kind": (
         {"spec.stages.3.export": LEFT_OUT},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, collect, reward, dpo, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, collect, reward, dpo, grpo, evaluate, export"),
     ),
     "a stage of two kinds": (
         {"spec.stages.3.evaluate": {"model": "base", "data": "corpus"}},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, collect, reward, dpo, evaluate, export"),
+        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, collect, reward, dpo, grpo, evaluate, export"),
     ),
     "a stage name with capitals": ({"spec.stages.3.name": "Folder"}, ("spec.stages[3].name", "^[a-z]")),
     "two stages of one name": ({"spec.stages.3.name": "report"}, ("spec.stages", "stage names must be unique")),
@@ -344,7 +389,7 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "a model from a stage of another kind": (
         {"spec.stages.3.export.model": "corpus"},
         (
-            'stages[3].export.model: corpus is not an earlier pretrain or sft or dpo or reward stage; use one of ["base"]',
+            'stages[3].export.model: corpus is not an earlier pretrain or sft or dpo or grpo or reward stage; use one of ["base"]',
         ),
     ),
     "held-out data from a stage of another kind": (
@@ -361,8 +406,8 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "an evaluation before any training": (
         {"spec.stages": [GOOD["spec"]["stages"][0], GOOD["spec"]["stages"][2]]},
         (
-            "stages[1].evaluate.model: base is not an earlier pretrain or sft or dpo or reward stage; put a pretrain or sft or "
-            "dpo or reward stage before it",
+            "stages[1].evaluate.model: base is not an earlier pretrain or sft or dpo or grpo or reward stage; put a "
+            "pretrain or sft or dpo or grpo or reward stage before it",
         ),
     ),
     "a tokenizer that is both trained and taken from another stage": (

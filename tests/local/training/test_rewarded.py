@@ -1,5 +1,5 @@
-"""A model that knows little arithmetic learns it from a function that says whether an answer is right, to the same bits after a
-kill; what a function can't reward is left out, and says so.
+"""A model that seldom names the larger of two digits learns to, from a function that says whether it is right: to the same bits
+after a kill. What a function can't reward is left out.
 """
 
 import json
@@ -28,9 +28,9 @@ def unsure(completions, answers, **_):
 def raises(**_):
     raise RuntimeError("no idea")
 """
-LAST = 40
+LAST = 60
 GRPO: dict[str, Any] = {
-    "data": "sums",
+    "data": "pairs",
     "model": {"stage": "tuned"},
     "steps": LAST,
     "sequenceLength": 64,
@@ -38,7 +38,7 @@ GRPO: dict[str, Any] = {
     "microBatch": 8,
     "rollout": {"responses": 8, "maxNewTokens": 4},
     "rewards": [{"function": "functions.py:right"}],
-    "optimizer": {"learningRate": 1e-3},
+    "optimizer": {"learningRate": 3e-3},
     "schedule": {"warmupSteps": 2},
     "validation": {"everySteps": 20, "sequences": 16},
     "checkpoint": {"everySteps": 10},
@@ -48,27 +48,27 @@ GRPO: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sums of two digits, and a model that was taught some of them."""
+    """Pairs of digits with the larger one, and a model that was taught a little."""
     folder, draw = tmp_path_factory.mktemp("storage"), random.Random(0)
-    sums = [{"prompt": f"{a} + {b} =", "completion": f"{a + b}"} for a in range(10) for b in range(10)] * 4
-    draw.shuffle(sums)
-    put(folder, {"sums.jsonl": "".join(json.dumps(row) + "\n" for row in sums), "functions.py": FUNCTIONS})
+    pairs = [{"prompt": f"{a} or {b}?", "completion": f"{max(a, b)}"} for a in range(10) for b in range(10)] * 4
+    draw.shuffle(pairs)
+    put(folder, {"pairs.jsonl": "".join(json.dumps(row) + "\n" for row in pairs), "functions.py": FUNCTIONS})
     put(
         folder / "texts",
-        {f"{n}.txt": "\n".join(f"{row['prompt']} {row['completion']}" for row in sums[n::8]) for n in range(8)},
+        {f"{n}.txt": "\n".join(f"{row['prompt']} {row['completion']}" for row in pairs[n::8]) for n in range(8)},
     )
     run_prepare(folder, {"path": "texts"}, out="corpus", tokenizer={"vocabSize": 300})
-    run_prepare(folder, {"path": "sums.jsonl", "format": "conversations"}, out="sums", tokenizer={"stage": "corpus"})
+    run_prepare(folder, {"path": "pairs.jsonl", "format": "conversations"}, out="pairs", tokenizer={"stage": "corpus"})
     taught = TINY | {"sequenceLength": 64, "model": LLAMA, "steps": 40, "optimizer": {"learningRate": 3e-3}}
     WarmRanks(a_job("pretrain", folder / "base", taught, {"data": folder / "corpus"}), 1).succeed()
-    taught |= {"data": "sums", "model": {"stage": "base"}, "steps": 120}
-    inputs = {"data": folder / "sums", "model.stage": folder / "base"}
+    taught |= {"data": "pairs", "model": {"stage": "base"}, "steps": 120}
+    inputs = {"data": folder / "pairs", "model.stage": folder / "base"}
     WarmRanks(a_job("sft", folder / "tuned", taught, inputs), 1).succeed()
     return folder
 
 
 def rewarded(storage: Path, name: str, **settings: Any) -> Job:
-    inputs = {"data": storage / "sums", "model.stage": storage / "tuned"}
+    inputs = {"data": storage / "pairs", "model.stage": storage / "tuned"}
     return a_job("grpo", storage / name, GRPO | settings, inputs)
 
 
@@ -88,7 +88,7 @@ def test_it_learns_what_is_rewarded(learned: Path) -> None:
     before = sum(reward[step] for step in range(1, 6)) / 5
     after = sum(reward[step] for step in range(LAST - 4, LAST + 1)) / 5
     assert after > before + 0.2, (before, after, reward)
-    assert held_out[LAST] > before
+    assert held_out[LAST] > held_out[20]
     made = read_artifact(learned, "grpo")
     assert made["details"]["objective"] == "Rollouts"
     assert 1 <= means(learned, "response_tokens")[LAST] <= 4
