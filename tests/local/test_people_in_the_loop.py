@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from collecting import Annotator, rate
@@ -17,7 +16,6 @@ from trainyard_api.collect_settings import COLLECT_PORT
 
 RULE = "the longer response"
 PROMPTS = 12
-ALONE: dict[str, Any] = {"workers": {"count": 1}}
 
 
 def write(folder: Path) -> None:
@@ -37,7 +35,7 @@ def write(folder: Path) -> None:
         {"name": "base", "pretrain": trained | {"sequenceLength": 128}},
         {"name": "chat", "prepare": {"sources": [chat], "tokenizer": {"stage": "corpus"}}},
         {"name": "tuned", "sft": tuned | {"sequenceLength": 128}},
-        {"name": "report", "evaluate": report, **ALONE},
+        {"name": "report", "evaluate": report},
         {"name": "judged", "collect": {"draw": draw, "repeats": 0, "votesPerMinute": 10_000}},
         {
             "name": "votes",
@@ -47,9 +45,9 @@ def write(folder: Path) -> None:
                 "heldOutFraction": 0.3,
             },
         },
-        {"name": "preferred", "dpo": preferred | {"globalBatch": 1, "microBatch": 1}, **ALONE},
+        {"name": "preferred", "dpo": preferred | {"globalBatch": 1, "microBatch": 1}},
     ]
-    write_run(folder, stages)
+    write_run(folder, stages, workers={"count": 1})
 
 
 @pytest.mark.timeout(400)
