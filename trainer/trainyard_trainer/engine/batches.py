@@ -19,7 +19,7 @@ from ..errors import PermanentError, setting
 from ..group import Group
 from . import processes
 from .engine import Engine
-from .sequence_parallel import Place
+from .place import Place
 
 
 class Batches:
