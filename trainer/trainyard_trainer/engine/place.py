@@ -22,7 +22,7 @@ class Place:
 
     share: int
     """Which of the equal shares of its rows."""
-    sharers: int
+    shares: int
     """How many shares there are."""
     part: int
     """Which of the parts of each row."""
