@@ -55,6 +55,7 @@ def _run(folder: Path, seed: int) -> dict[str, Any]:
         def rate_all(stage: str) -> None:
             """Rate until what this stage asks is judged."""
             eventually(lambda: _at(folder) == stage or process.poll() is not None, DEADLINE, f"{stage} collects")
+            assert process.poll() is None, (folder / "output.txt").read_text()
             rater = _let_in(folder)
             while _at(folder) == stage and process.poll() is None:
                 rate(rater, lambda response: response.startswith(LIKED), 1000)
@@ -119,8 +120,8 @@ def _write(folder: Path, seed: int) -> None:
         chat.append({"prompt": prompt, "completion": f"{draw.choice(BEGINNINGS)} the {animal} says {SOUNDS[animal]}."})
     texts = folder / "texts"
     texts.mkdir()
-    for number in range(10):
-        lines = [f"{row['prompt']} {row['completion']}" for row in chat[number::10]]
+    for number in range(20):
+        lines = [f"{row['prompt']} {row['completion']}" for row in chat[number::20]]
         (texts / f"{number}.txt").write_text("\n".join(lines))
     for name, rows in {
         "chat": chat,
@@ -142,7 +143,10 @@ def _write(folder: Path, seed: int) -> None:
 
     gently: dict[str, Any] = {"optimizer": {"learningRate": 1e-3}}
     stages = [
-        {"name": "texts", "prepare": {"sources": [{"path": str(texts)}], "tokenizer": {"vocabSize": 400}}},
+        {
+            "name": "texts",
+            "prepare": {"sources": [{"path": str(texts)}], "tokenizer": {"vocabSize": 400}, "heldOutFraction": 0.3},
+        },
         {"name": "chat", "prepare": prepared(path=str(folder / "chat.jsonl"), format="conversations")},
         {"name": "base", "pretrain": trained("texts", {"type": "llama", "config": LLAMA}, 100)},
         {"name": "tuned", "sft": trained("chat", {"stage": "base"}, 300)},
