@@ -15,40 +15,31 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from trainyard_api.objectives import fitting
 from trainyard_api.training_stages import TrainingStage
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..errors import PermanentError, setting
-from ..group import Group
 from .place import WHOLE_POSITIONS
 
-NAME = "trainyard_ulysses"
+_NAME = "trainyard_ulysses"
 """Of the attention, among transformers'."""
 
 
-def share_sequences(model: Any, stage: TrainingStage, group: Group) -> None:
+def share_sequences(model: Any, stage: TrainingStage) -> None:
     """Have the model's attention exchange parts of rows for parts of heads. A collective."""
     parts, config = stage.sequence_parallel, model.config
-    heads = {
-        name: given
-        for name in ("num_attention_heads", "num_key_value_heads")
-        if (given := getattr(config, name, None)) is not None
-    }
     if config.model_type not in fitting("NextToken"):
         raise PermanentError(
             f"{setting('sequenceParallel')}: only decoders share sequences; leave it out for {config.model_type}"
         )
-    for name, number in heads.items():
-        if number % parts:
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        if (number := getattr(config, name, parts)) % parts:  # GPT-2's keys have as many heads as its queries
             raise PermanentError(
                 f"{setting('sequenceParallel')}: {parts} does not divide the model's {name}, {number}; use a divisor of that"
             )
-    own = None
-    for first in range(0, group.world_size, parts):
-        made = dist.new_group(list(range(first, first + parts)))
-        own = made if first <= group.rank < first + parts else own
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(NAME, _Attention(own))
-    config._attn_implementation = NAME
+    own, _ = dist.new_subgroups(parts)
+    AttentionInterface.register(_NAME, _Attention(own))
+    config._attn_implementation = _NAME
 
 
 class _Attention:
@@ -69,8 +60,7 @@ class _Attention:
         **settings: Any,
     ) -> tuple[Tensor, None]:
         """From the heads at a rank's positions to what they attend to there: (B, T/S, H, D)."""
-        from deepspeed.sequence.layer import DistributedAttention
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+        from deepspeed.sequence.layer import DistributedAttention  # once there is an engine
 
         mask = self._mask_of(settings.pop(WHOLE_POSITIONS))
 
