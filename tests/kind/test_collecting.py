@@ -59,9 +59,7 @@ def opened(kubeconfig: Path, namespace: Namespace) -> Iterator[Annotator]:
             assert process.stdout
             name, url = (process.stdout.readline() or f"none {log.read_text()}").split(maxsplit=1)
             assert name == "anna", url
-            address, token = url.strip().removeprefix("http://").split("/enter/")
-            host, port = address.split(":")
-            yield Annotator(int(port), token, host=host)
+            yield Annotator.by_link(url)
         finally:
             process.terminate()
 

@@ -12,7 +12,6 @@ import pytest
 from collecting import Annotator, rate
 from conditions import eventually
 from local_runs import PRETRAIN, TRAINED, made, rank_processes, running, stored, trainyard, write_run
-from trainyard_api.collect_settings import COLLECT_PORT
 
 RULE = "the longer response"
 PROMPTS = 12
@@ -64,9 +63,7 @@ def test_a_run_waits_for_people_and_goes_on_by_itself(tmp_path: Path) -> None:
         eventually(lambda: link().returncode == 0 or process.poll() is not None, 200, "the run collects", told)
         name, url = link().stdout.split()
         assert name == "anna"
-        host, token = url.removeprefix("http://").split(f":{COLLECT_PORT}/enter/")
-        rater = Annotator(COLLECT_PORT, token, host=host)
-
+        rater = Annotator.by_link(url)
         eventually(rater.served, 60, "the page is served", told)
         assert rate(rater, len, 3) == 3
         [pid] = rank_processes(tmp_path).values()
