@@ -104,7 +104,7 @@ def test_a_run_waits_for_people_whose_votes_outlive_its_pod(namespace: Namespace
         assert answers_by_its_service(namespace)
         eventually(lambda: judge_one(anna, run, "2"), 60, "all is judged")
     status = run.until(lambda s: s.get("phase") == "Succeeded", 120, "goes on by itself")
-    folder = namespace.folder / namespace.name / "asked/judged"
+    folder = run.folder / "judged"
     kept = (folder / "items.jsonl").read_text().splitlines()
     assert status["stages"][-1]["metrics"]["judgements"] == len(kept) > 2
     raw = [json.loads(line) for line in (folder / "collected/votes.jsonl").read_text().splitlines()]
