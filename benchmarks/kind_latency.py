@@ -74,7 +74,7 @@ def _trainyard(namespace: Namespace, name: str) -> tuple[float, float, float]:
 
 def first_step(run: Run, attempt: int) -> float:
     """Unix time of the first step of an attempt, or a later one."""
-    log = run.namespace.folder / run.namespace.name / run.name / "base" / "metrics.jsonl"
+    log = run.folder / "base/metrics.jsonl"
 
     def look() -> float | None:
         lines = log.read_text().splitlines() if log.exists() else []

@@ -3,7 +3,7 @@
 One run a seed, by `trainyard run`, as a user has it: a small Llama is fine-tuned on answers that begin in one of six ways, each
 as often; it draws two answers to each prompt, a scripted rater prefers on the page those that begin with "Sure,", and from its
 votes a reward model and, by dpo, the model itself learn. Then both models answer new prompts, and the same page compares them.
-Intervals are Wilson's, 95 %. About two minutes a seed on two cores.
+Intervals are Wilson's, 95 %. About a minute a seed on two cores.
 """
 
 import json
@@ -16,7 +16,6 @@ from typing import Any
 from collecting import Annotator, rate
 from conditions import eventually
 from local_runs import made, running, stored, trainyard, write_run
-from trainyard_api.collect_settings import COLLECT_PORT
 from trainyard_trainer.evaluation.intervals import wilson
 
 from .figures import Figure, Results, main
@@ -55,6 +54,7 @@ def _run(folder: Path, seed: int) -> dict[str, Any]:
         def rate_all(stage: str) -> None:
             """Rate until what this stage asks is judged."""
             eventually(lambda: _at(folder) == stage or process.poll() is not None, DEADLINE, f"{stage} collects")
+            assert process.poll() is None, (folder / "output.txt").read_text()
             rater = _let_in(folder)
             while _at(folder) == stage and process.poll() is None:
                 rate(rater, lambda response: response.startswith(LIKED), 1000)
@@ -72,7 +72,7 @@ def _run(folder: Path, seed: int) -> dict[str, Any]:
     return {
         "before": _share(answers["tuned"], lambda _, text: text.startswith(LIKED)),
         "after": _share(answers["preferred"], lambda _, text: text.startswith(LIKED)),
-        "right": _share(answers["preferred"], lambda prompt, text: text.endswith(f"says {_sound(prompt)}.")),
+        "right": _share(answers["preferred"], lambda prompt, text: text.endswith(_right(prompt))),
         "accuracy": f"{100 * judge['accuracy']:.0f} % ({100 * judge['accuracy_low']:.0f}–{100 * judge['accuracy_high']:.0f})",
         "scores": ", ".join(
             f"{name} {it['score']:.0f} ({it['low']:.0f}–{it['high']:.0f})" for name, it in scores.items()
@@ -91,9 +91,7 @@ def _let_in(folder: Path) -> Annotator:
     def link() -> str:
         return trainyard(folder, "collect", "links", "tiny", "rater", "--rule", f"begins with {LIKED}").stdout
 
-    host, token = eventually(link, 120, "a link").split()[1].removeprefix("http://").split(f":{COLLECT_PORT}/enter/")
-    rater = Annotator(COLLECT_PORT, token, host=host)
-
+    rater = Annotator.by_link(eventually(link, 120, "a link").split()[1])
     eventually(rater.served, DEADLINE, "the page is served")
     return rater
 
@@ -102,8 +100,10 @@ def _share(answers: list[tuple[str, str]], holds: Callable[[str, str], bool]) ->
     return sum(holds(*answer) for answer in answers) / len(answers)
 
 
-def _sound(prompt: str) -> str:
-    return SOUNDS[prompt.removesuffix("?").split()[-1]]
+def _right(prompt: str) -> str:
+    """How a right answer ends."""
+    animal = prompt.removesuffix("?").split()[-1]
+    return f"the {animal} says {SOUNDS[animal]}."
 
 
 def _write(folder: Path, seed: int) -> None:
@@ -113,14 +113,12 @@ def _write(folder: Path, seed: int) -> None:
     def prompts(number: int) -> list[str]:
         return [f"{draw.randrange(1000)}: what says the {draw.choice([*SOUNDS])}?" for _ in range(number)]
 
-    chat = []
-    for prompt in prompts(CONVERSATIONS):
-        animal = prompt.removesuffix("?").split()[-1]
-        chat.append({"prompt": prompt, "completion": f"{draw.choice(BEGINNINGS)} the {animal} says {SOUNDS[animal]}."})
+    asked = prompts(CONVERSATIONS)
+    chat = [{"prompt": prompt, "completion": f"{draw.choice(BEGINNINGS)} {_right(prompt)}"} for prompt in asked]
     texts = folder / "texts"
     texts.mkdir()
-    for number in range(10):
-        lines = [f"{row['prompt']} {row['completion']}" for row in chat[number::10]]
+    for number in range(20):
+        lines = [f"{row['prompt']} {row['completion']}" for row in chat[number::20]]
         (texts / f"{number}.txt").write_text("\n".join(lines))
     for name, rows in {
         "chat": chat,
@@ -142,7 +140,10 @@ def _write(folder: Path, seed: int) -> None:
 
     gently: dict[str, Any] = {"optimizer": {"learningRate": 1e-3}}
     stages = [
-        {"name": "texts", "prepare": {"sources": [{"path": str(texts)}], "tokenizer": {"vocabSize": 400}}},
+        {
+            "name": "texts",
+            "prepare": {"sources": [{"path": str(texts)}], "tokenizer": {"vocabSize": 400}, "heldOutFraction": 0.3},
+        },
         {"name": "chat", "prepare": prepared(path=str(folder / "chat.jsonl"), format="conversations")},
         {"name": "base", "pretrain": trained("texts", {"type": "llama", "config": LLAMA}, 100)},
         {"name": "tuned", "sft": trained("chat", {"stage": "base"}, 300)},

@@ -74,6 +74,13 @@ class Annotator:
         self._host, self._port = host, port
         self._headers = {"Cookie": f"{COOKIE}={token}", "Accept": "application/json", **(headers or {})}
 
+    @classmethod
+    def by_link(cls, link: str) -> "Annotator":
+        """Whom a personal link lets in."""
+        address, token = link.strip().removeprefix("http://").split("/enter/")
+        host, port = address.split(":")
+        return cls(int(port), token, host=host)
+
     def ask(self, method: str, path: str, body: dict[str, Any] | bytes | None = None, **headers: str) -> Answer:
         """One request, by a connection of its own."""
         sent = urllib.parse.urlencode(body) if isinstance(body, dict) else body

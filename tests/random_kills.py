@@ -1,7 +1,7 @@
 """Random processes of a run are killed at random moments, agents, ranks, writers and warm ones, and the run is held against one
 that was left alone. `tests/local/test_random_kills.py` is the short form, `python -m benchmarks.checkpoint --kills N` the long.
 
-What is drawn follows from the seed, as far as timing lets it.
+What is drawn follows from the seed, as far as timing lets it; that also says whether both ranks share the batch, or the layers.
 """
 
 import os
@@ -58,9 +58,11 @@ class Outcome:
 def random_kills(scratch: Path, kills: int, seed: int) -> Outcome:
     """Run undisturbed, and with so many kills."""
     steps = kills * STEPS_A_KILL
+    draw = random.Random(seed)
+    shared = {"tensorParallel": draw.choice((1, 2))}
     stages = [
         {"name": "corpus", "prepare": {"sources": [{"builtin": "python-docs"}], "tokenizer": {"vocabSize": 300}}},
-        {"name": "base", "pretrain": PRETRAIN | {"steps": steps, "checkpoint": {"everySteps": 5}}},
+        {"name": "base", "pretrain": PRETRAIN | shared | {"steps": steps, "checkpoint": {"everySteps": 5}}},
     ]
     undisturbed, disturbed = scratch / "undisturbed", scratch / "disturbed"
     for folder in (undisturbed, disturbed):
@@ -71,7 +73,7 @@ def random_kills(scratch: Path, kills: int, seed: int) -> Outcome:
 
     with running(disturbed) as process:
         eventually(lambda: stored(disturbed) and not nothing_lives(disturbed), 30, "the first process")
-        killed = kill_at_random(disturbed, random.Random(seed), kills, steps)
+        killed = kill_at_random(disturbed, draw, kills, steps)
         assert process.wait(DEADLINE + steps) == 0, (disturbed / "output.txt").read_text()
 
     wanted, counted = range(steps * PRETRAIN["globalBatch"]), Counter(positions(disturbed))

@@ -147,7 +147,11 @@ class Ranks:
 
 
 def metric_lines(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    """What training has said of itself so far: whole lines, for it may be writing one."""
+    file = output / "metrics.jsonl"
+    return (
+        [json.loads(line) for line in file.read_text().splitlines(True) if line.endswith("\n")] if file.exists() else []
+    )
 
 
 def losses(output: Path) -> dict[int, float]:

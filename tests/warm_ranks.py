@@ -28,8 +28,8 @@ CONTEXT.set_forkserver_preload([*MODULES, "trainyard_trainer.stages.export"])
 
 
 class WarmRanks(Ranks):
-    """The processes of a stage. Each stops where it calls `hold` ("module:name"), until `release`. `bad` batches: the
-    arguments of `bad_batches.spoil`.
+    """The processes of a stage. Each stops where it calls `hold` ("module:name") for the n-th time, or each of several, until
+    `release`. `bad` batches: the arguments of `bad_batches.spoil`.
     """
 
     def __init__(
@@ -38,18 +38,19 @@ class WarmRanks(Ranks):
         world_size: int = 2,
         attempt: int = 1,
         hold: str = "",
-        at_call: int = 1,
+        at_call: int | range = 1,
         bad: dict[str, list[int]] | None = None,
         folder: Path | None = None,
         **environment: str,
     ) -> None:
-        self._hold, self._at_call, self._bad = hold, at_call, bad
+        self._hold, self._bad = hold, bad
+        self._at_calls = at_call if isinstance(at_call, range) else range(at_call, at_call + 1)
         super().__init__(job, world_size, attempt, folder=folder, **environment)
 
     def _start(self, script: tuple[str, ...], environment: dict[str, str], log: Path, reports: int) -> "_Process":
         held = self.output / f"held-{environment['RANK']}"
         process = CONTEXT.Process(
-            target=_run, args=(environment, str(log), str(self._reports), self._hold, self._at_call, held, self._bad)
+            target=_run, args=(environment, str(log), str(self._reports), self._hold, self._at_calls, held, self._bad)
         )
         process.start()
         return _Process(process, held)
@@ -92,7 +93,7 @@ def _run(
     log: str,
     reports: str,
     hold: str,
-    at_call: int,
+    at_calls: range,
     held: Path,
     bad: dict[str, list[int]] | None,
 ) -> None:
@@ -109,7 +110,7 @@ def _run(
         *path, last = name.split(".")
         for part in path:
             owner = getattr(owner, part)
-        setattr(owner, last, _holding(getattr(owner, last), at_call, held))
+        setattr(owner, last, _holding(getattr(owner, last), at_calls, held))
     if bad:
         bad_batches.spoil(**bad)
     from trainyard_trainer.rank import main
@@ -118,11 +119,11 @@ def _run(
     main()
 
 
-def _holding(function: Callable[..., Any], at_call: int, held: Path) -> Callable[..., Any]:
+def _holding(function: Callable[..., Any], at_calls: range, held: Path) -> Callable[..., Any]:
     calls = iter(range(1, sys.maxsize))
 
     def call(*arguments: Any, **named: Any) -> Any:
-        if next(calls) == at_call:
+        if next(calls) in at_calls:
             held.touch()
             while held.exists():
                 time.sleep(0.01)

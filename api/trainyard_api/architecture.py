@@ -87,10 +87,14 @@ class Architecture:
         return self.embeddings + layers + self.others + self.head_matrices + (0 if self.tied else self.head)
 
     @property
+    def in_layers(self) -> int:
+        """Weights of all layers' matrices."""
+        return sum(stack.layers * (stack.matrices + stack.cross) for stack in self.stacks)
+
+    @property
     def multiplied(self) -> int:
         """N: weights in matrix multiplications, the head included."""
-        layers = sum(stack.layers * (stack.matrices + stack.cross) for stack in self.stacks)
-        return layers + self.head_matrices + self.head
+        return self.in_layers + self.head_matrices + self.head
 
     def flops(self, tokens: int, source_tokens: int = 0) -> int:
         """To train on one sequence: of so many tokens, and for an encoder-decoder so many source tokens."""

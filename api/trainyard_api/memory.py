@@ -133,8 +133,7 @@ class Memory:
 
 def memory_of_a_rank(model: Architecture, layout: Layout) -> Memory:
     """Of rank 0, which holds most."""
-    matrices = sum(stack.layers * (stack.matrices + stack.cross) for stack in model.stacks)
-    count = model.parameters - matrices + matrices // layout.sharers
+    count = model.parameters - model.in_layers + model.in_layers // layout.sharers
     element, zero = layout.element, layout.zero
     own = -(-count // (layout.ranks // layout.sharers)) if zero else count
     masters, moments = (4 * own if zero else 0), 8 * own

@@ -5,7 +5,7 @@ count as boundless, so positions come from a literal list and texts from `format
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -98,10 +98,17 @@ def _reference_rule(kind: StageKind, field: str, kinds: tuple[StageKind, ...]) -
     if listed:
         text = f"{_POSITIONS}.filter(k, {wrong}).map(k, {text})[0]"
         wrong = f"{_POSITIONS}.exists(k, {wrong})"
-    wrong_stage = f"(i < self.stages.size() && has({settings}) && {wrong})"
+    return _rule_of_stages(kind, wrong, text, f"{kind}.{field} must name an earlier {wanted} stage", mistakes)
+
+
+def _rule_of_stages(
+    kind: StageKind, wrong: str, text: str, message: str, mistakes: Callable[["Spec"], list[Mistake]]
+) -> Rule:
+    """No stage of a kind is wrong: CEL, about the stage at i, with what is said of the first that is."""
+    wrong_stage = f"(i < self.stages.size() && has(self.stages[i].{kind}) && {wrong})"
     return Rule(
         cel=f"!{_POSITIONS}.exists(i, {wrong_stage})",
-        message=f"{kind}.{field} must name an earlier {wanted} stage",
+        message=message,
         mistakes=mistakes,
         field="stages",
         cel_message=f"{_POSITIONS}.filter(i, {wrong_stage}).map(i, {text})[0]",
@@ -116,14 +123,16 @@ def indivisible_rules() -> tuple[Rule, ...]:
     return (*shared, *map(_indivisible_rule, TRAINING_KINDS))
 
 
-def _ranks(i: str) -> str:
-    """Of the stage at i."""
+def _own(section: str, field: str) -> str:
+    """Of the stage at i: its own, or the run's."""
+    return f"(has(self.stages[i].{section}) ? self.stages[i].{section}.{field} : self.{section}.{field})"
 
-    def own(section: str, field: str) -> str:
-        return f"(has(self.stages[{i}].{section}) ? self.stages[{i}].{section}.{field} : self.{section}.{field})"
 
-    each = f"({own('resources', 'gpus')} > 0 ? {own('resources', 'gpus')} : {own('resources', 'processes')})"
-    return f"({own('workers', 'count')} * {each})"
+_RANKS = (
+    f"({_own('workers', 'count')} * "
+    f"({_own('resources', 'gpus')} > 0 ? {_own('resources', 'gpus')} : {_own('resources', 'processes')}))"
+)
+"""Of the stage at i."""
 
 
 def _unshared_rule(kind: StageKind, field: str) -> Rule:
@@ -140,16 +149,10 @@ def _unshared_rule(kind: StageKind, field: str) -> Rule:
             if (ranks := spec.ranks(stage)) % shared(stage.training)
         ]
 
-    ranks = _ranks("i")
-    wrong = f"(i < self.stages.size() && has(self.stages[i].{kind}) && {ranks} % self.stages[i].{kind}.{field} != 0)"
-    return Rule(
-        cel=f"!{_POSITIONS}.exists(i, {wrong})",
-        message=f"{kind}.{field} must divide the number of ranks (workers × gpus or processes)",
-        mistakes=mistakes,
-        field="stages",
-        cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].{kind}.{field}: does not divide the "
-        f"%d ranks; use a divisor of that'.format([i, {ranks}]))[0]",
-    )
+    wrong = f"{_RANKS} % self.stages[i].{kind}.{field} != 0"
+    text = f"'stages[%d].{kind}.{field}: does not divide the %d ranks; use a divisor of that'.format([i, {_RANKS}])"
+    message = f"{kind}.{field} must divide the number of ranks (workers × gpus or processes)"
+    return _rule_of_stages(kind, wrong, text, message, mistakes)
 
 
 def _indivisible_rule(kind: StageKind) -> Rule:
@@ -170,20 +173,18 @@ def _indivisible_rule(kind: StageKind) -> Rule:
 
     settings = f"self.stages[i].{kind}"
     batch, micro = f"{settings}.globalBatch", f"{settings}.microBatch"
-    ranks = f"({_ranks('i')} / ({settings}.sequenceParallel * {settings}.tensorParallel))"
+    ranks = f"({_RANKS} / ({settings}.sequenceParallel * {settings}.tensorParallel))"
     unit = f"({ranks} * {micro})"
-    wrong = f"(i < self.stages.size() && has({settings}) && {ranks} > 0 && {batch} % {unit} != 0)"
     below, above = f"{batch} / {unit} * {unit}", f"({batch} / {unit} + 1) * {unit}"
-    return Rule(
-        cel=f"!{_POSITIONS}.exists(i, {wrong})",
-        message=f"{kind}.globalBatch must be divisible by ranks (workers × gpus or processes) × microBatch "
-        "/ those that share sequences or layers",
-        mistakes=mistakes,
-        field="stages",
-        cel_message=f"{_POSITIONS}.filter(i, {wrong}).map(i, 'stages[%d].{kind}.globalBatch: "
-        f"%d is not divisible by %d ranks × microBatch %d; use %s'.format([i, {batch}, {ranks}, {micro}, "
-        f"{below} > 0 ? '%d or %d'.format([{below}, {above}]) : '%d'.format([{above}])]))[0]",
+    text = (
+        f"'stages[%d].{kind}.globalBatch: %d is not divisible by %d ranks × microBatch %d; use %s'.format([i, {batch}, "
+        f"{ranks}, {micro}, {below} > 0 ? '%d or %d'.format([{below}, {above}]) : '%d'.format([{above}])])"
     )
+    message = (
+        f"{kind}.globalBatch must be divisible by ranks (workers × gpus or processes) × microBatch / those that share "
+        "sequences or layers"
+    )
+    return _rule_of_stages(kind, f"{ranks} > 0 && {batch} % {unit} != 0", text, message, mistakes)
 
 
 def failure_rules_name_stages() -> Rule:

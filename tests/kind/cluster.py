@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from conditions import eventually
 from local_runs import TRAINYARD
-from training import shard_digests
+from training import committed_steps, metric_lines, shard_digests
 from trainyard_api.names import LABEL_ATTEMPT, LABEL_RANK, LABEL_RUN, LABEL_STAGE
 
 CONTEXT = os.environ.get("TRAINYARD_KIND_CONTEXT", "kind-trainyard")
@@ -73,9 +73,12 @@ class Namespace:
     def create(self) -> None:
         """Make the namespace with a claim `training` that every node can mount, on an empty folder.
 
-        What an earlier test session left there belongs to the pods' user, so a node deletes it; a volume of an interrupted
-        one would never be bound again.
+        Nothing is taken over from an earlier test session that was interrupted: its runs would count as this one's, and its
+        volume never be bound again. What pods wrote belongs to their user, so a node deletes it.
         """
+        self.delete()
+        kubectl("delete", "namespace", self.name, "--ignore-not-found", "--timeout=90s")
+        kubectl("delete", "persistentvolume", self.name, "--ignore-not-found", "--timeout=30s", check=False)
         node = f"{CONTEXT.removeprefix('kind-')}-control-plane"
         subprocess.run(["docker", "exec", node, "rm", "-rf", f"/var/trainyard/{self.name}"], check=True, timeout=60)
         self.folder.mkdir(mode=0o777, parents=True, exist_ok=True)
@@ -85,7 +88,6 @@ class Namespace:
         volume["metadata"]["name"] = claim["spec"]["volumeName"] = self.name
         volume["spec"]["claimRef"]["namespace"] = claim["metadata"]["namespace"] = self.name
         volume["spec"]["hostPath"]["path"] = f"/var/trainyard/{self.name}"
-        kubectl("delete", "persistentvolume", self.name, "--ignore-not-found", "--timeout=30s", check=False)
         space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}
         kubectl("apply", "-f", "-", given=yaml.safe_dump_all([space, volume, claim]))
 
@@ -123,6 +125,11 @@ class Run:
     name: str
 
     @property
+    def folder(self) -> Path:
+        """What it makes, seen from this machine."""
+        return self.namespace.folder / self.namespace.name / self.name
+
+    @property
     def status(self) -> dict[str, Any]:
         """Its status now; empty before the operator has seen it."""
         return dict(get("-n", self.namespace.name, "trainingrun", self.name).get("status") or {})
@@ -147,6 +154,21 @@ class Run:
             return None
 
         return eventually(look, seconds, f"{self.name}: {what}", detail=lambda: json.dumps(self.status, indent=1))
+
+    def until_step(self, step: int, attempt: int = 2, saved: int = 0) -> None:
+        """Wait until that attempt has done such a step of `base`, and the last checkpoint is of step `saved` or later.
+
+        Read from storage, where it stands at once: a status tells every few seconds, in which a run may end.
+        """
+
+        def far_enough() -> bool:
+            done = max((row["step"] for row in self._losses() if row["attempt"] == attempt), default=0)
+            return done >= step and max(committed_steps(self.folder / "base"), default=0) >= saved
+
+        def detail() -> str:
+            return json.dumps(self.status, indent=1)
+
+        eventually(far_enough, 180, f"{self.name}: attempt {attempt} trains to step {step}", detail)
 
     def pod(self, worker: int, stage: str) -> dict[str, Any]:
         """The pod of a worker that was made last."""
@@ -185,16 +207,16 @@ class Run:
 
     def steps(self) -> list[int]:
         """Every step that its stage `base` has done, as often as it was done."""
-        file = self.namespace.folder / self.namespace.name / self.name / "base/metrics.jsonl"
-        rows = map(json.loads, file.read_text().splitlines())
-        return [row["step"] for row in rows if "loss" in row]
+        return [row["step"] for row in self._losses()]
 
     def trained(self) -> list[str]:
         """Digests of what training has ended with: weights, moments and random streams of each rank."""
-        folder = self.namespace.folder / self.namespace.name / self.name / "base"
-        return shard_digests(folder, self.status["checkpoint"]["step"])
+        return shard_digests(self.folder / "base", self.status["checkpoint"]["step"])
 
     def weights(self, stage: str) -> str:
         """SHA-256 of the weights that an export stage wrote."""
-        folder = self.namespace.folder / self.namespace.name / self.name / stage / "model"
-        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        return hashlib.sha256((self.folder / stage / "model/model.safetensors").read_bytes()).hexdigest()
+
+    def _losses(self) -> list[dict[str, Any]]:
+        """What `base` has written of each step it did."""
+        return [row for row in metric_lines(self.folder / "base") if "loss" in row]

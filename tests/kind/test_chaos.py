@@ -23,9 +23,7 @@ NODES = ("trainyard-worker", "trainyard-worker2")
 def training(namespace: Namespace, name: str) -> Run:
     """A run that has a checkpoint."""
     run = namespace.apply(a_pair(name))
-    run.until(
-        lambda s: s.get("stage") == "base" and (s.get("checkpoint") or {}).get("step", 0) >= 10, 120, "has a checkpoint"
-    )
+    run.until_step(10, saved=10)
     return run
 
 

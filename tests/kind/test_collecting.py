@@ -59,9 +59,7 @@ def opened(kubeconfig: Path, namespace: Namespace) -> Iterator[Annotator]:
             assert process.stdout
             name, url = (process.stdout.readline() or f"none {log.read_text()}").split(maxsplit=1)
             assert name == "anna", url
-            address, token = url.strip().removeprefix("http://").split("/enter/")
-            host, port = address.split(":")
-            yield Annotator(int(port), token, host=host)
+            yield Annotator.by_link(url)
         finally:
             process.terminate()
 
@@ -106,7 +104,7 @@ def test_a_run_waits_for_people_whose_votes_outlive_its_pod(namespace: Namespace
         assert answers_by_its_service(namespace)
         eventually(lambda: judge_one(anna, run, "2"), 60, "all is judged")
     status = run.until(lambda s: s.get("phase") == "Succeeded", 120, "goes on by itself")
-    folder = namespace.folder / namespace.name / "asked/judged"
+    folder = run.folder / "judged"
     kept = (folder / "items.jsonl").read_text().splitlines()
     assert status["stages"][-1]["metrics"]["judgements"] == len(kept) > 2
     raw = [json.loads(line) for line in (folder / "collected/votes.jsonl").read_text().splitlines()]

@@ -23,7 +23,7 @@ def test_a_suspended_run_saves_holds_nothing_and_resumed_ends_with_the_same_weig
     namespace: Namespace, kubeconfig: Path, operator_pod: str, undisturbed_pair: Run
 ) -> None:
     run = namespace.apply(seldom_saving("resting"))
-    run.until(lambda s: s.get("stage") == "base" and (s.get("progress") or {}).get("step", 0) >= 20, 180, "trains")
+    run.until_step(20)
     tell(kubeconfig, run, "suspend")
     suspended = run.until(lambda s: s.get("phase") == "Suspended", 90, "is suspended")
     assert live_pods(run) == []
@@ -43,7 +43,7 @@ def test_a_suspended_run_saves_holds_nothing_and_resumed_ends_with_the_same_weig
 
 def test_a_run_past_its_deadline_saves_and_fails_and_its_time_to_live_may_still_be_set(namespace: Namespace) -> None:
     run = namespace.apply(seldom_saving("late", steps=100_000, activeDeadlineSeconds=600))
-    run.until(lambda s: s.get("stage") == "base" and (s.get("progress") or {}).get("step", 0) >= 5, 180, "trains")
+    run.until_step(5)
     spent = run.status["activeSeconds"]
     patch(run, activeDeadlineSeconds=max(1, int(spent)))
 
@@ -74,7 +74,7 @@ def test_a_run_is_deleted_with_all_that_it_made_if_that_is_asked_for(namespace: 
     del manifest["spec"]["stages"][1:]
     run = namespace.apply(manifest)
     run.until(lambda s: s.get("phase") == "Succeeded", 180, "succeeds")
-    made = namespace.folder / namespace.name / "rubbish"
+    made = run.folder
     assert (made / "corpus" / "artifact.json").exists()
     said = tell(kubeconfig, run, "delete", "--artifacts")
     assert f"file:///storage/{namespace.name}/rubbish is deleted" in said

@@ -12,9 +12,7 @@ def test_an_evicted_pod_saves_its_last_step_and_no_step_is_done_again(
     namespace: Namespace, undisturbed_pair: Run
 ) -> None:
     run = namespace.apply(seldom_saving("evicted"))
-    run.until(
-        lambda s: s.get("stage") == "base" and (s.get("progress") or {}).get("step", 0) >= 20, 180, "trains to step 20"
-    )
+    run.until_step(20)
     evicted = run.pod(1, "base")
     assert evicted["spec"]["terminationGracePeriodSeconds"] >= 30
     pod = evicted["metadata"]["name"]

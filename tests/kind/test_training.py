@@ -70,26 +70,13 @@ def test_deletion_eviction_and_a_dead_operator_cost_no_bit_of_the_weights(
 ) -> None:
     run = namespace.apply(training_run("stormy"))
 
-    def training(attempt: int, beyond: int) -> None:
-        run.until(
-            lambda s: (
-                s.get("phase") == "Running"
-                and s["attempt"] == attempt
-                and s["stage"] == "base"
-                and (s.get("progress") or {}).get("step", 0) > beyond
-                and (s.get("checkpoint") or {}).get("step", 0) >= 10
-            ),
-            120,
-            f"attempt {attempt} trains beyond step {beyond}",
-        )
-
-    training(attempt=2, beyond=20)
+    run.until_step(20, attempt=2, saved=10)
     first = run.group("base")
     run.delete_pod(1, "base", force=True)
-    training(attempt=3, beyond=40)
+    run.until_step(40, attempt=3, saved=10)
     second = run.group("base")
     run.evict_pod(2, "base")
-    training(attempt=4, beyond=60)
+    run.until_step(60, attempt=4, saved=10)
     third = run.group("base")
     assert [worker for worker in range(4) if second[worker] != first[worker]] == [1], (first, second)
     assert [worker for worker in range(4) if third[worker] != second[worker]] == [2], (second, third)
@@ -114,9 +101,7 @@ def test_a_crashed_rank_is_a_failure_with_its_exit_code_and_the_run_recovers(
     namespace: Namespace, undisturbed: Run
 ) -> None:
     run = namespace.apply(training_run("crash"))
-    run.until(
-        lambda s: s.get("stage") == "base" and (s.get("checkpoint") or {}).get("step", 0) >= 10, 120, "has a checkpoint"
-    )
+    run.until_step(10, saved=10)
     group = run.group("base")
     pod = group[3]
     killer = "import os,glob\nfor p in glob.glob('/proc/[0-9]*'):\n"
@@ -146,7 +131,7 @@ def test_deleting_a_run_in_mid_training_leaves_nothing_behind(namespace: Namespa
 
 
 def test_the_exported_folder_opens_with_transformers(undisturbed: Run) -> None:
-    folder = undisturbed.namespace.folder / undisturbed.namespace.name / undisturbed.name / "folder" / "model"
+    folder = undisturbed.folder / "folder/model"
     code = (
         "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer; "
         "t = AutoTokenizer.from_pretrained(sys.argv[1]); m = AutoModelForCausalLM.from_pretrained(sys.argv[1]); "

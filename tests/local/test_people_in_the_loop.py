@@ -7,17 +7,14 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from collecting import Annotator, rate
 from conditions import eventually
 from local_runs import PRETRAIN, TRAINED, made, rank_processes, running, stored, trainyard, write_run
-from trainyard_api.collect_settings import COLLECT_PORT
 
 RULE = "the longer response"
 PROMPTS = 12
-ALONE: dict[str, Any] = {"workers": {"count": 1}}
 
 
 def write(folder: Path) -> None:
@@ -37,7 +34,7 @@ def write(folder: Path) -> None:
         {"name": "base", "pretrain": trained | {"sequenceLength": 128}},
         {"name": "chat", "prepare": {"sources": [chat], "tokenizer": {"stage": "corpus"}}},
         {"name": "tuned", "sft": tuned | {"sequenceLength": 128}},
-        {"name": "report", "evaluate": report, **ALONE},
+        {"name": "report", "evaluate": report},
         {"name": "judged", "collect": {"draw": draw, "repeats": 0, "votesPerMinute": 10_000}},
         {
             "name": "votes",
@@ -47,9 +44,9 @@ def write(folder: Path) -> None:
                 "heldOutFraction": 0.3,
             },
         },
-        {"name": "preferred", "dpo": preferred | {"globalBatch": 1, "microBatch": 1}, **ALONE},
+        {"name": "preferred", "dpo": preferred | {"globalBatch": 1, "microBatch": 1}},
     ]
-    write_run(folder, stages)
+    write_run(folder, stages, workers={"count": 1})
 
 
 @pytest.mark.timeout(400)
@@ -66,9 +63,7 @@ def test_a_run_waits_for_people_and_goes_on_by_itself(tmp_path: Path) -> None:
         eventually(lambda: link().returncode == 0 or process.poll() is not None, 200, "the run collects", told)
         name, url = link().stdout.split()
         assert name == "anna"
-        host, token = url.removeprefix("http://").split(f":{COLLECT_PORT}/enter/")
-        rater = Annotator(COLLECT_PORT, token, host=host)
-
+        rater = Annotator.by_link(url)
         eventually(rater.served, 60, "the page is served", told)
         assert rate(rater, len, 3) == 3
         [pid] = rank_processes(tmp_path).values()

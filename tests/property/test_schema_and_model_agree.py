@@ -411,7 +411,7 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
     return draw(mutated(manifest)) if draw(st.integers(0, 2)) == slips else manifest
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(runs())
 def test_the_api_server_admits_a_run_exactly_if_the_models_accept_it(manifest: dict[str, Any]) -> None:
     by_api_server, by_models = refused_by_api_server(manifest), refused_by_models(manifest)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conditions import eventually
 from object_store import connected_to, object_store
 from training import TINY, a_job, committed_steps, held_out_losses
 from trainyard_api.checkpoint import Name
@@ -30,6 +31,9 @@ MANIFEST: dict[str, Any] = {
     },
 }
 SHARD = "rank-00001.safetensors"
+EVERY = 15
+EACH_STEP = "trainyard_trainer.stages.training:learning_rate"
+"""Called before a step."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,6 @@ class Trained:
 
     root: Path
     steps: list[int]
-    """Which ones: a save that comes due while another is under way is skipped."""
 
     @property
     def folder(self) -> Path:
@@ -65,11 +68,20 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "steps": 60,
         "optimizer": {"learningRate": 1},  # so that losses go up and down
         "schedule": {"warmupSteps": 40, "finalFraction": 1},
-        "validation": {"everySteps": 5, "sequences": 5},
-        "checkpoint": {"everySteps": 5, "keep": 4},
+        "validation": {"everySteps": EVERY, "sequences": 5},
+        "checkpoint": {"everySteps": EVERY, "keep": 4},
     }
-    WarmRanks(a_job("pretrain", output, settings, {"data": corpus})).succeed()
-    return Trained(root, committed_steps(output))
+    job = a_job("pretrain", output, settings, {"data": corpus})
+    ranks = WarmRanks(job, hold=EACH_STEP, at_call=range(EVERY + 1, 60, EVERY))
+    for step in range(EVERY, 60, EVERY):  # a save that comes due while another is under way would be skipped
+        ranks.until_held()
+        shards = output / "checkpoints" / str(Name(step, 1))
+        eventually(lambda: len(list(shards.glob("*.safetensors"))) == 2, 60, f"{shards} is written", ranks.said)  # noqa: B023
+        ranks.release()
+    ranks.succeed()
+    steps = committed_steps(output)
+    assert steps == [15, 30, 45, 60]
+    return Trained(root, steps)
 
 
 @pytest.fixture

@@ -190,9 +190,8 @@ def test_a_model_whose_sequences_can_not_be_shared(model: str, config: dict[str,
     stage = PretrainStage.model_validate(TINY | {"sequenceParallel": 2})
     settings = ModelSettings.model_validate({"type": model, "config": FAMILIES[model]["config"] | config})
     built = build_model(model_config(settings, vocab_size=20, end_of_text=0, sequence_length=16), seed=0)
-    group = Group(a_job("pretrain", Path("/storage/base"), TINY, {}), 1, 0, 2, 0, Path("/storage/base"), {})
     with pytest.raises(PermanentError, match=r"pretrain\.sequenceParallel: .*" + message):
-        share_sequences(built, stage, group)
+        share_sequences(built, stage)
 
 
 def test_a_global_batch_holds_the_same_samples_for_any_number_of_ranks(corpus: Path) -> None:

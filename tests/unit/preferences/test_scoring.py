@@ -1,13 +1,11 @@
 """A model that scores: a response in a row with others has the score that transformers' own model gives it alone."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from families import FAMILIES
-from preparing import put, run_prepare
 from trainyard_api.training_stages import LoraSettings, ModelSettings
 from trainyard_trainer.data.objectives.objective import Sample
 from trainyard_trainer.data.objectives.rewards import Rewards
@@ -19,17 +17,6 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 LENGTH = 144
 DECODERS = ("llama", "qwen3", "gpt2")
-
-
-@pytest.fixture(scope="module")
-def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("storage")
-    put(folder / "texts", {f"{n}.txt": "yes no is it so, it is? " * (5 + n) for n in range(8)})
-    run_prepare(folder, {"path": "texts"}, out="corpus", tokenizer={"vocabSize": 280})
-    rows = [{"prompt": f"{n}?", "chosen": "yes " * (n % 4 + 1), "rejected": "no", "margin": n % 3} for n in range(30)]
-    put(folder, {"votes.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})
-    run_prepare(folder, {"path": "votes.jsonl", "format": "preferences"}, out="votes", tokenizer={"stage": "corpus"})
-    return folder / "votes/train"
 
 
 def a_scorer(family: str, heads: int = 2) -> PreTrainedModel:

@@ -72,12 +72,14 @@ def refuse_other_model(model: nn.Module, manifest: Manifest) -> None:
 
 def load_state(engine: Engine, manifest: Manifest, shards: Shards, group: Group) -> None:
     """Fill this rank's masters and moments, and take up its random streams and the history of the numerics."""
-    places = [(kind, fragment) for fragment in engine.fragments() for kind in fragment.state]
-    pieces = [Piece(kind, fragment.name, fragment.spans[0][0], fragment.spans[-1][1]) for kind, fragment in places]
-    for (kind, fragment), piece, values in zip(places, pieces, shards.read_each(pieces), strict=True):
-        spans = fragment.spans
+    fragments = [(fragment, fragment.spans) for fragment in engine.fragments()]
+    places = [
+        (fragment.state[kind], kind, fragment.name, spans) for fragment, spans in fragments for kind in fragment.state
+    ]
+    pieces = [Piece(kind, name, spans[0][0], spans[-1][1]) for _, kind, name, spans in places]
+    for (place, _, _, spans), piece, values in zip(places, pieces, shards.read_each(pieces), strict=True):
         parts = [values[low - piece.start : high - piece.start] for low, high in spans]
-        fragment.state[kind].copy_(parts[0] if len(parts) == 1 else torch.cat(parts))
+        place.copy_(parts[0] if len(parts) == 1 else torch.cat(parts))
     engine.set_steps(manifest.step)
     engine.numerics.restore(shards.numerics())
     sharing = group.rank // engine.sharers  # those that share layers draw the same

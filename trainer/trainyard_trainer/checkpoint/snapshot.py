@@ -56,7 +56,7 @@ def lay_out(engine: Engine, training: str) -> Layout:
     fragments = list(engine.saved_fragments())
     tensors = _stored({**_small(engine), **_state(fragments)})
     metadata = {"starts": json.dumps({each.name: each.start for each in fragments}), "training": training}
-    if runs := {each.name: each.runs for each in fragments if each.runs.run != each.runs.stride}:
+    if runs := {each.name: each.runs for each in fragments if each.runs.is_slice}:
         metadata["runs"] = json.dumps(runs)
     entries: dict[str, object] = {"__metadata__": metadata}
     places, offset = {}, 0

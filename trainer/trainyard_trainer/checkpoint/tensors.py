@@ -25,7 +25,7 @@ from torch import Tensor
 from trainyard_api.checkpoint import Manifest
 from trainyard_api.storage import Storage, read_into
 
-from ..engine.state import Runs
+from ..engine.state import Runs, whole
 
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8}
 STREAM, NUMERICS = "stream", "numerics"
@@ -234,7 +234,7 @@ class _Header(NamedTuple):
 
     def runs_of(self, name: str) -> Runs:
         """Of a parameter's part that the shard is of."""
-        return self.runs.get(name) or Runs(0, sys.maxsize, sys.maxsize)
+        return self.runs.get(name) or whole(sys.maxsize)
 
 
 def _read_header(source: Source) -> _Header:

@@ -19,7 +19,7 @@ from ..errors import PermanentError, setting
 from ..group import Group
 from . import processes
 from .engine import Engine
-from .sequence_parallel import Place
+from .place import Place
 
 
 class Batches:
@@ -29,10 +29,10 @@ class Batches:
         self.parts, self.objective, self.stage, self.group = list(parts.values()), objective, stage, group
         _refuse_small_parts(parts, stage)
         self.place = Place.of(stage, group)
-        at_once = self.place.sharers * stage.micro_batch
+        at_once = self.place.shares * stage.micro_batch
         if stage.global_batch % at_once:
             raise PermanentError(
-                f"{setting('globalBatch')}: {stage.global_batch} is not divisible by {self.place.sharers} ranks × microBatch "
+                f"{setting('globalBatch')}: {stage.global_batch} is not divisible by {self.place.shares} ranks × microBatch "
                 f"{stage.micro_batch}; use a multiple of {at_once}"
             )
         self.mixture = Mixture(
@@ -168,7 +168,7 @@ class HeldOut:
     def _batches(self, samples: list[Sample]) -> Iterator[tuple[Batch, bool]]:
         """This rank's share, as many batches as any rank's, and whether each counts."""
         at_once = self.stage.micro_batch
-        for start in range(0, len(samples), at_once * self.place.sharers):
+        for start in range(0, len(samples), at_once * self.place.shares):
             first = start + self.place.share * at_once
             mine = samples[first : first + at_once]
             yield self.place.own(self.objective.batch(mine or samples[:1])), bool(mine)

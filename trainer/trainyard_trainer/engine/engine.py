@@ -144,15 +144,18 @@ class Engine:
             self._leave_out = leave_out
             self._deepspeed.step()
             return float(self._deepspeed.get_global_grad_norm())
-        norm, most = math.inf, self._clip_norm or math.inf
-        if not leave_out and self.sharers > 1:
-            norm = clip(dict(self._deepspeed.module.named_parameters()), self.parameter_shapes, most)
-        elif not leave_out:
-            norm = float(nn.utils.clip_grad_norm_(self._deepspeed.module.parameters(), most))
+        norm = math.inf if leave_out else self._clip()
         if not math.isfinite(norm):
             self._deepspeed.module.zero_grad(set_to_none=True)  # the optimizer passes over what has no gradient
         self._deepspeed.step()
         return norm
+
+    def _clip(self) -> float:
+        """Without ZeRO: clip the gradients. Returns their global norm before that."""
+        module, most = self._deepspeed.module, self._clip_norm or math.inf
+        if self.sharers > 1:
+            return clip(dict(module.named_parameters()), self.parameter_shapes, most)
+        return float(nn.utils.clip_grad_norm_(module.parameters(), most))
 
     def look_ahead(self, batches: Iterable[tuple[Batch, bool]]) -> None:
         """What comes before measuring these, of which some may not count. May be a collective."""
@@ -200,7 +203,7 @@ class Engine:
         if self.replicated and sharing:
             return
         for fragment in self.fragments():
-            if not others_share or fragment.runs.run != fragment.runs.stride:
+            if not others_share or fragment.runs.is_slice:
                 yield fragment
 
     @property

@@ -8,7 +8,6 @@ To all else such ranks are as any others: each adds its labels' losses and gradi
 the state over all of them, and a checkpoint does not tell how sequences were shared.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,73 +15,31 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from trainyard_api.objectives import fitting
 from trainyard_api.training_stages import TrainingStage
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ..data.batch import Batch
 from ..errors import PermanentError, setting
-from ..group import Group
+from .place import WHOLE_POSITIONS
 
-NAME = "trainyard_ulysses"
+_NAME = "trainyard_ulysses"
 """Of the attention, among transformers'."""
-_POSITIONS = "whole_position_ids"
-"""The argument by which attention is told the positions of whole rows, (B, T)."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """What of a global batch is a rank's."""
-
-    share: int
-    """Which of the equal shares of its rows."""
-    sharers: int
-    """How many shares there are."""
-    part: int
-    """Which of the parts of each row."""
-    parts: int
-
-    @classmethod
-    def of(cls, stage: TrainingStage, group: Group) -> "Place":
-        """Ranks of one row follow one another, so that they are on one node where that is possible."""
-        same, parts = stage.sharers, stage.sequence_parallel
-        if group.world_size % same:
-            field = setting("sequenceParallel" if parts > 1 else "tensorParallel")
-            raise PermanentError(f"{field}: {same} does not divide the {group.world_size} ranks; use a divisor of that")
-        return cls(group.rank // same, group.world_size // same, group.rank % parts, parts)
-
-    def own(self, batch: Batch) -> Batch:
-        """This rank's part of rows, (B, T) each."""
-        if self.parts == 1:
-            return batch
-        width = batch.labels.shape[1] // self.parts
-        inputs = {name: each.narrow(1, self.part * width, width) for name, each in batch.inputs.items()}
-        inputs[_POSITIONS] = batch.inputs["position_ids"]
-        return Batch(inputs, batch.labels.narrow(1, self.part * width, width))
-
-
-def share_sequences(model: Any, stage: TrainingStage, group: Group) -> None:
+def share_sequences(model: Any, stage: TrainingStage) -> None:
     """Have the model's attention exchange parts of rows for parts of heads. A collective."""
     parts, config = stage.sequence_parallel, model.config
-    heads = {
-        name: given
-        for name in ("num_attention_heads", "num_key_value_heads")
-        if (given := getattr(config, name, None)) is not None
-    }
     if config.model_type not in fitting("NextToken"):
         raise PermanentError(
             f"{setting('sequenceParallel')}: only decoders share sequences; leave it out for {config.model_type}"
         )
-    for name, number in heads.items():
-        if number % parts:
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        if (number := getattr(config, name, parts)) % parts:  # GPT-2's keys have as many heads as its queries
             raise PermanentError(
                 f"{setting('sequenceParallel')}: {parts} does not divide the model's {name}, {number}; use a divisor of that"
             )
-    own = None
-    for first in range(0, group.world_size, parts):
-        made = dist.new_group(list(range(first, first + parts)))
-        own = made if first <= group.rank < first + parts else own
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(NAME, _Attention(own))
-    config._attn_implementation = NAME
+    own, _ = dist.new_subgroups(parts)
+    AttentionInterface.register(_NAME, _Attention(own))
+    config._attn_implementation = _NAME
 
 
 class _Attention:
@@ -103,10 +60,9 @@ class _Attention:
         **settings: Any,
     ) -> tuple[Tensor, None]:
         """From the heads at a rank's positions to what they attend to there: (B, T/S, H, D)."""
-        from deepspeed.sequence.layer import DistributedAttention
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+        from deepspeed.sequence.layer import DistributedAttention  # once there is an engine
 
-        mask = self._mask_of(settings.pop(_POSITIONS))
+        mask = self._mask_of(settings.pop(WHOLE_POSITIONS))
 
         def of_own_heads(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             """Of all positions, (B, T, H/S, D)."""

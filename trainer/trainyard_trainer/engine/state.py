@@ -34,6 +34,11 @@ class Runs(NamedTuple):
     run: int
     stride: int
 
+    @property
+    def is_slice(self) -> bool:
+        """Whether elements are left out."""
+        return self.run != self.stride
+
     def spans(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The elements [low, high) of the parameter that elements [start, stop) of the slice are, in order."""
         while start < stop:
@@ -91,7 +96,7 @@ class _Part(NamedTuple):
     offset: int
     """In that."""
     start: int
-    """In the parameter."""
+    """In what this rank has of the parameter."""
     length: int
 
 

@@ -25,7 +25,7 @@ _COLUMNS = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"]
 _ROWS = ["o_proj", "down_proj"]
 _OF_EACH_HEAD = ["q_norm", "k_norm"]
 """Norms that are whole on each rank, of heads that are not: their gradients are parts of a sum."""
-MODELS = ("llama", "qwen3")
+_MODELS = ("llama", "qwen3")
 _SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 
 
@@ -35,9 +35,9 @@ def sharing_layers(stage: TrainingStage, model: Any) -> dict[str, Any]:
     if ranks == 1:
         return {}
     field, config = setting("tensorParallel"), model.config
-    if config.model_type not in MODELS:
+    if config.model_type not in _MODELS:
         raise PermanentError(
-            f"{field}: layers of {' and '.join(MODELS)} are shared, not of {config.model_type}; leave it out"
+            f"{field}: layers of {' and '.join(_MODELS)} are shared, not of {config.model_type}; leave it out"
         )
     if stage.model.lora:
         raise PermanentError(f"{field}: adapters are too small to share; leave it out, or model.lora")

@@ -228,7 +228,7 @@ def _begin(
         with found.timed():
             load_weights(model, found.manifest, found.shards)
     if stage.sequence_parallel > 1:
-        share_sequences(model, stage, group)
+        share_sequences(model, stage)
     engine = Engine(model, stage, accumulation, device, criterion_of(model, stage))
     if found:
         with found.timed():
