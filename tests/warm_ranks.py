@@ -21,7 +21,7 @@ from trainyard_api.protocol import Job
 MODULES = [
     "deepspeed",
     "trainyard_trainer.rank",
-    *(f"trainyard_trainer.stages.{kind}" for kind in ("pretrain", "sft", "reward", "dpo", "grpo", "evaluate")),
+    *(f"trainyard_trainer.stages.{kind}" for kind in ("pretrain", "sft", "reward", "dpo", "ppo", "grpo", "evaluate")),
 ]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*MODULES, "trainyard_trainer.stages.export"])

@@ -41,7 +41,7 @@ class Plan:
     @property
     def tokens_a_step(self) -> int:
         """Over all ranks."""
-        return self.settings.global_batch * self.settings.sequence_length
+        return self.settings.tokens_a_step
 
     @property
     def tokens(self) -> int:

@@ -26,6 +26,8 @@ REFERENCES: tuple[tuple[StageKind, str, tuple[StageKind, ...]], ...] = (
     *((kind, "mixture[].data", _PREPARED) for kind in TRAINING_KINDS),
     *((kind, "validation.sets[].data", _PREPARED) for kind in TRAINING_KINDS),
     *((kind, "model.stage", LANGUAGE_MODEL_KINDS) for kind in TRAINING_KINDS),
+    ("ppo", "rewards[].stage", ("reward",)),
+    ("grpo", "rewards[].stage", ("reward",)),
     ("evaluate", "model", TRAINING_KINDS),
     ("evaluate", "data", _PREPARED),
     ("export", "model", TRAINING_KINDS),

@@ -22,7 +22,7 @@ from .stages import (
     StageKind,
 )
 from .status import Status
-from .training_stages import DpoStage, GrpoStage, PretrainStage, RewardStage, SftStage, TrainingStage
+from .training_stages import DpoStage, GrpoStage, PpoStage, PretrainStage, RewardStage, SftStage, TrainingStage
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
 
@@ -102,6 +102,7 @@ class Stage(Model):
     collect: CollectStage | None = None
     reward: RewardStage | None = None
     dpo: DpoStage | None = None
+    ppo: PpoStage | None = None
     grpo: GrpoStage | None = None
     evaluate: EvaluateStage | None = None
     export: ExportStage | None = None

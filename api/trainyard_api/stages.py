@@ -7,9 +7,20 @@ from pydantic import Field, StringConstraints
 from .fields import FolderPath, StageName
 from .model import Model, rule
 
-StageKind = Literal["prepare", "pretrain", "sft", "collect", "reward", "dpo", "grpo", "evaluate", "export"]
-KINDS: tuple[StageKind, ...] = ("prepare", "pretrain", "sft", "collect", "reward", "dpo", "grpo", "evaluate", "export")
-LANGUAGE_MODEL_KINDS: tuple[StageKind, ...] = ("pretrain", "sft", "dpo", "grpo")
+StageKind = Literal["prepare", "pretrain", "sft", "collect", "reward", "dpo", "ppo", "grpo", "evaluate", "export"]
+KINDS: tuple[StageKind, ...] = (
+    "prepare",
+    "pretrain",
+    "sft",
+    "collect",
+    "reward",
+    "dpo",
+    "ppo",
+    "grpo",
+    "evaluate",
+    "export",
+)
+LANGUAGE_MODEL_KINDS: tuple[StageKind, ...] = ("pretrain", "sft", "dpo", "ppo", "grpo")
 """Those that train a model of language, from which another stage can go on."""
 TRAINING_KINDS: tuple[StageKind, ...] = (*LANGUAGE_MODEL_KINDS, "reward")
 """Those that train a model."""

@@ -11,7 +11,16 @@ from .numerics import NumericsSettings
 from .objectives import OBJECTIVE_RULES, ModelType, Objective, TrainedOn
 from .optimizer_settings import LossSettings, OptimizerSettings, ScheduleSettings
 from .preference_settings import PreferenceSettings
-from .reward_settings import GRPO_RULES, GroupPolicySettings, RewardFunctionSettings, RolloutSettings
+from .reward_settings import (
+    GROUP_RULES,
+    ROLLOUT_RULES,
+    CriticPolicySettings,
+    GroupPolicySettings,
+    PolicySettings,
+    RewardSettings,
+    RolloutSettings,
+    SingleRolloutSettings,
+)
 from .telemetry_settings import ProfileSettings, TelemetrySettings
 
 DEEPSPEED_OWNED = {
@@ -247,6 +256,26 @@ class TrainingStage(Model):
     )
 
     @property
+    def rows(self) -> int:
+        """Sequences that `global_batch` and `micro_batch` count as one."""
+        return 1
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Over all ranks, at most."""
+        return self.global_batch * self.rows * self.sequence_length
+
+    @property
+    def mini_batches(self) -> int:
+        """Parts of a global batch that an update is made with each."""
+        return 1
+
+    @property
+    def updates(self) -> int:
+        """Of the weights, in a step."""
+        return 1
+
+    @property
     def sharers(self) -> int:
         """Ranks that work on the same sequences."""
         return self.sequence_parallel * self.tensor_parallel
@@ -344,16 +373,65 @@ class DpoStage(TrainingStage):
         return "Unpaired" if self.preferences.loss == "KTO" else "Preferences"
 
 
-class GrpoStage(TrainingStage):
+class RolloutStage(TrainingStage):
+    """Learn from rewards of the model's own responses."""
+
+    objective: ClassVar[TrainedOn] = "Rollouts"
+    rewards: Annotated[list[RewardSettings], Field(min_length=1, max_length=16)]
+    """Who says how good a response is."""
+    rollout: RolloutSettings = RolloutSettings()
+    policy: PolicySettings = PolicySettings()
+
+    rules: ClassVar = (
+        *SftStage.rules,
+        _OF_PAIRS,
+        _WHOLE_SEQUENCES,
+        rule("!self.compile", lambda it: not it.compile, "responses have all lengths; leave it out", "compile"),
+    )
+
+    @property
+    def rows(self) -> int:
+        """Responses to a prompt."""
+        return self.rollout.responses
+
+    @property
+    def mini_batches(self) -> int:
+        """Parts of a global batch that an update is made with each."""
+        return self.policy.mini_batches
+
+    @property
+    def updates(self) -> int:
+        """Of the weights, in a step."""
+        return self.policy.epochs * self.policy.mini_batches
+
+
+class GrpoStage(RolloutStage):
     """Learn from rewards of the model's own responses, each compared with others to the same prompt. `globalBatch` and
     `microBatch` count prompts.
     """
 
     kind: ClassVar[str] = "grpo"
-    objective: ClassVar[TrainedOn] = "Rollouts"
-    rewards: Annotated[list[RewardFunctionSettings], Field(min_length=1, max_length=16)]
-    """Who says how good a response is."""
-    rollout: RolloutSettings = RolloutSettings()
     policy: GroupPolicySettings = GroupPolicySettings()
 
-    rules: ClassVar = (*SftStage.rules, _OF_PAIRS, _WHOLE_SEQUENCES, *GRPO_RULES)
+    rules: ClassVar = (*RolloutStage.rules, *GROUP_RULES)
+
+
+class PpoStage(RolloutStage):
+    """Learn from rewards of the model's own responses, each token compared with what a critic expected, which learns beside.
+    `globalBatch` and `microBatch` count prompts.
+    """
+
+    kind: ClassVar[str] = "ppo"
+    rollout: SingleRolloutSettings = SingleRolloutSettings()
+    policy: CriticPolicySettings = CriticPolicySettings()
+
+    rules: ClassVar = (
+        *RolloutStage.rules,
+        *ROLLOUT_RULES,
+        rule(
+            "!has(self.model.lora)",
+            lambda it: it.model.lora is None,
+            "the critic has no adapters; leave it out, or use grpo",
+            "model.lora",
+        ),
+    )

@@ -138,7 +138,7 @@ class Spoiled:
 
     def __init__(self, criterion: Criterion) -> None:
         self._criterion = criterion
-        self.FIGURES = criterion.FIGURES
+        self.FIGURES, self.HELD_OUT_FIGURES = criterion.FIGURES, criterion.HELD_OUT_FIGURES
         self.look_ahead = criterion.look_ahead
         self.leave_out_of_compiling = criterion.leave_out_of_compiling
 

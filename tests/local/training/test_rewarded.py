@@ -67,18 +67,27 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rewarded(storage: Path, name: str, **settings: Any) -> Job:
+PPO = GRPO | {
+    "rollout": {"maxNewTokens": 4},
+    "globalBatch": 64,
+    "microBatch": 16,
+    "policy": {"epochs": 2, "miniBatches": 2, "kl": 0.02},
+    "optimizer": {"learningRate": 1e-3},
+}
+
+
+def rewarded(storage: Path, name: str, kind: str = "grpo", **settings: Any) -> Job:
     inputs = {"data": storage / "pairs", "model.stage": storage / "tuned"}
-    return a_job("grpo", storage / name, GRPO | settings, inputs)
+    return a_job(kind, storage / name, (PPO if kind == "ppo" else GRPO) | settings, inputs)
 
 
 def means(folder: Path, figure: str) -> dict[int, float]:
     return {line["step"]: line[figure] for line in metric_lines(folder) if figure in line}
 
 
-@pytest.fixture(scope="module")
-def learned(storage: Path) -> Path:
-    ranks = WarmRanks(rewarded(storage, "learned"))
+@pytest.fixture(scope="module", params=["grpo", "ppo"])
+def learned(storage: Path, request: pytest.FixtureRequest) -> Path:
+    ranks = WarmRanks(rewarded(storage, request.param, request.param))
     ranks.succeed()
     return ranks.output
 
@@ -89,13 +98,13 @@ def test_it_learns_what_is_rewarded(learned: Path) -> None:
     after = sum(reward[step] for step in range(LAST - 4, LAST + 1)) / 5
     assert after > before + 0.2, (before, after, reward)
     assert held_out[LAST] > held_out[20]
-    made = read_artifact(learned, "grpo")
+    made = read_artifact(learned, learned.name)
     assert made["details"]["objective"] == "Rollouts"
     assert 1 <= means(learned, "response_tokens")[LAST] <= 4
 
 
 def test_killed_it_goes_on_to_the_same_bits(storage: Path, learned: Path) -> None:
-    job = rewarded(storage, "killed")
+    job = rewarded(storage, f"{learned.name}-killed", learned.name)
     ranks = WarmRanks(job, hold="trainyard_trainer.stages.training:learning_rate", at_call=15)
     ranks.until_held()
     for process in ranks.processes:

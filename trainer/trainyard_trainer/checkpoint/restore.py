@@ -80,8 +80,8 @@ def load_state(engine: Engine, manifest: Manifest, shards: Shards, group: Group)
     for (place, _, _, spans), piece, values in zip(places, pieces, shards.read_each(pieces), strict=True):
         parts = [values[low - piece.start : high - piece.start] for low, high in spans]
         place.copy_(parts[0] if len(parts) == 1 else torch.cat(parts))
-    engine.set_steps(manifest.step)
     engine.numerics.restore(shards.numerics())
+    engine.set_steps(manifest.step)
     sharing = group.rank // engine.sharers  # those that share layers draw the same
     if manifest.world_size == group.world_size:
         restore_streams(shards.streams(sharing * engine.sharers))

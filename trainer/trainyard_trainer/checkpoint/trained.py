@@ -16,6 +16,7 @@ from ..artifacts import read_artifact
 from ..engine.state import MASTER
 from ..errors import PermanentError
 from ..models.build import build_model, load_config
+from ..models.critic import of_policy
 from ..models.lora import merged, with_adapters
 from ..models.scoring import centre, with_scores
 from .restore import refuse_other_model
@@ -51,6 +52,7 @@ def load_trained(folder: Path) -> TrainedModel:
         model = with_adapters(model, LoraSettings.read_stored(adapters), seed=0)
     try:
         manifest = read_manifest(checkpoint)
+        manifest = manifest.model_copy(update={"parameters": of_policy(manifest.parameters)})
         refuse_other_model(model, manifest)
         _fill(model, checkpoint, manifest)
     except BadCheckpointError as error:
@@ -75,6 +77,8 @@ def _fill(model: PreTrainedModel, checkpoint: Storage, manifest: Manifest) -> No
     missing = sum(parameter.numel() for parameter in parameters.values())
     for shard in manifest.shards:
         for name, start, values in Shards([read_shard(checkpoint, shard)]).held(MASTER):
+            if name not in manifest.parameters:
+                continue
             parameters[name].view(-1)[start : start + len(values)] = values
             missing -= len(values)
     if missing:

@@ -29,18 +29,20 @@ class Batches:
         self.parts, self.objective, self.stage, self.group = list(parts.values()), objective, stage, group
         _refuse_small_parts(parts, stage)
         self.place = Place.of(stage, group)
-        at_once = self.place.shares * stage.micro_batch
+        at_once = self.place.shares * stage.micro_batch * stage.mini_batches
         if stage.global_batch % at_once:
             raise PermanentError(
                 f"{setting('globalBatch')}: {stage.global_batch} is not divisible by {self.place.shares} ranks × microBatch "
-                f"{stage.micro_batch}; use a multiple of {at_once}"
+                f"{stage.micro_batch}{f' × {stage.mini_batches} mini-batches' if stage.mini_batches > 1 else ''}; use a "
+                f"multiple of {at_once}"
             )
         self.mixture = Mixture(
             group.job.seed,
             weights=[part.weight for part in stage.parts.values()],
             num_samples=[len(rows) for rows in self.parts],
         )
-        self.accumulation = stage.global_batch // at_once
+        self.accumulation = stage.global_batch // (self.place.shares * stage.micro_batch)
+        """Micro-batches of this rank's share of a global batch."""
 
     def positions(self, number: int) -> range:
         """The positions in the order of data that make up a global batch."""
@@ -73,8 +75,10 @@ class Batches:
             yield self.place.own(self.objective.batch(samples[start : start + self.stage.micro_batch]))
 
     def by_part(self, number: int, row_losses: list[tuple[Tensor, Tensor]]) -> list[float]:
-        """Of this rank's share of a global batch: each part's losses in sum, then their labels. Nothing without a mixture."""
-        if not self.stage.mixture:
+        """Of this rank's share of a global batch: each part's losses in sum, then their labels. Nothing without a mixture, or
+        where updates are of a part of the batch.
+        """
+        if not self.stage.mixture or self.stage.mini_batches > 1:
             return []
         share = self.accumulation * self.stage.micro_batch
         parts, _ = self.mixture.samples(self.positions(number).start + self.place.share * share, share)
@@ -142,7 +146,7 @@ class HeldOut:
         names = {field: part.data for field, part in parts.items()} if self.stage.mixture else {}
         names |= self.stage.validation_sets
         found = {}
-        for number, figure in enumerate(("loss", *engine.criterion.FIGURES)):
+        for number, figure in enumerate(("loss", *engine.criterion.HELD_OUT_FIGURES)):
             weighted = (part.weight * measured[field][number] for field, part in parts.items())
             found[f"held_out_{figure}"] = sum(weighted) / all_weights
             found |= {f"held_out_{figure}_{name}": measured[field][number] for field, name in names.items()}
@@ -152,7 +156,7 @@ class HeldOut:
         """Of one part: the loss and what else is shown, per label. Every rank runs equally many forwards; those past the end
         don't count.
         """
-        totals, labels = np.zeros(1 + len(engine.criterion.FIGURES)), 0
+        totals, labels = np.zeros(1 + len(engine.criterion.HELD_OUT_FIGURES)), 0
         engine.look_ahead(self._batches(samples))
         for batch, counts in self._batches(samples):
             lost = engine.measure(batch)

@@ -24,6 +24,8 @@ class Criterion(Protocol):
 
     FIGURES: ClassVar[tuple[str, ...]]
     """The names of what is shown beside the loss, each a mean over the labels of a global batch."""
+    HELD_OUT_FIGURES: ClassVar[tuple[str, ...]]
+    """The first of these: those that are shown of held-out rows, too."""
 
     def look_ahead(self, module: nn.Module, batches: Iterable[tuple[Batch, bool]]) -> None:
         """See to what has to be known of all of this rank's batches before any of them is measured: those of a global batch, or

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -60,7 +60,7 @@ class Engine:
         """Of the last step, this rank's micro-batches' parts of the global batch's loss."""
         self.num_labels = 0
         """Of the last global batch, on all ranks."""
-        self._clip_norm = stage.optimizer.clip_norm
+        self._clip_norm, self._updates = stage.optimizer.clip_norm, stage.updates
         self.parameter_shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
         self.criterion: Criterion = criterion or Loss(model, stage.loss)
         self._adamw = adamw(model.to(device), stage.optimizer)
@@ -90,7 +90,6 @@ class Engine:
         Returns this rank's part of the global batch's mean loss, in nats per label: their sum over ranks is that loss.
         """
         self._deepspeed.train()
-        self.times.begin()
         with self.times.of("data"):
             own = list(micro_batches)
         with self.times.of("wait"):
@@ -116,9 +115,9 @@ class Engine:
         self.losses, self.figures = losses.tolist(), figures_F.tolist()
         return sum(self.losses)
 
-    def means(self, sums: list[float]) -> dict[str, float]:
-        """What the criterion shows of the last global batch, from all ranks' `figures` in sum."""
-        return {name: total / max(1, self.num_labels) for name, total in zip(self.criterion.FIGURES, sums, strict=True)}
+    def means(self, sums: Sequence[float], num_labels: int) -> dict[str, float]:
+        """What the criterion shows, from all ranks' `figures` in sum, of so many labels."""
+        return {name: total / max(1, num_labels) for name, total in zip(self.criterion.FIGURES, sums, strict=True)}
 
     def update(self, step: int, loss: float, learning_rate: float) -> tuple[float, Fault | None]:
         """Optimizer step `step` with these gradients, of the global batch's mean loss `loss`, unless there is a fault in them.
@@ -137,6 +136,13 @@ class Engine:
         else:
             self.numerics.trained(loss)
         return grad_norm, fault
+
+    def update_again(self, loss: float) -> None:
+        """Another update within the step, unless there is a number in it that isn't finite: then nothing changes."""
+        with self.times.of("optimizer"):
+            grad_norm = self._step_unless(not math.isfinite(loss))
+        if not math.isfinite(grad_norm):
+            self.numerics.dropped += 1
 
     def _step_unless(self, leave_out: bool) -> float:
         """The optimizer's step, and the norm; if it isn't finite, or `leave_out` makes it infinite, gradients are dropped."""
@@ -175,22 +181,14 @@ class Engine:
         return what(self._deepspeed, batch.to(self.device))
 
     @torch.no_grad()
-    def write(self, tokens_BT: Tensor, mask_BT: Tensor, max_new_tokens: int, temperature: float) -> Tensor:
-        """Rows with what the model continues them by, which torch's stream draws. The criterion must be one that lets it."""
-        was = self._deepspeed.training
-        self._deepspeed.eval()
-        with self.criterion.writing():  # type: ignore[attr-defined]
-            written_BT: Tensor = self._deepspeed.module.generate(
-                tokens_BT.to(self.device),
-                attention_mask=mask_BT.to(self.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=True,
-                temperature=temperature,
-                top_k=0,
-                pad_token_id=int(self._deepspeed.module.config.eos_token_id),
-            )
-        self._deepspeed.train(was)
-        return written_BT.cpu()
+    def with_module(self, what: Callable[[nn.Module], T]) -> T:
+        """`what` of the model itself, without gradients or dropout: for what calls it many times."""
+        module = self._deepspeed.module
+        was = module.training
+        module.eval()
+        found = what(module)
+        module.train(was)
+        return found
 
     def fragments(self) -> Iterator[Fragment]:
         """Weights and optimizer state that this rank holds, as views."""
@@ -212,8 +210,13 @@ class Engine:
         return not self.zero_stage
 
     def set_steps(self, steps: int) -> None:
-        """Count on from `steps` steps; the fragments are filled already."""
-        set_steps(self._adamw, steps)
+        """Count on from `steps` steps; the fragments are filled already, and the history of the numerics is known."""
+        set_steps(self._adamw, steps * self._updates - self.numerics.dropped)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights in the forward pass."""
+        return next(self._deepspeed.module.parameters()).dtype
 
 
 def import_deepspeed() -> ModuleType:

@@ -42,6 +42,7 @@ class Loss:
     """The losses of a model's tokens, whose forward gives no logits from now on."""
 
     FIGURES: ClassVar[tuple[str, ...]] = ()
+    HELD_OUT_FIGURES: ClassVar[tuple[str, ...]] = FIGURES
 
     def __init__(self, model: Any, settings: LossSettings) -> None:
         self._head = linear_head(model)

@@ -46,6 +46,8 @@ class Numerics:
         """Global batches in the order of data that no step was made with."""
         self.skipped = 0
         """Of them, those that were left out."""
+        self.dropped = 0
+        """Updates that were not made of steps that were, where these have several."""
         self._losses: deque[float] = deque(maxlen=settings.spike.window)
         self._faults: deque[int] = deque(maxlen=settings.max_faults)
 
@@ -98,14 +100,15 @@ class Numerics:
     def tensors(self) -> dict[str, Tensor]:
         """The history, always of the same shapes."""
         return {
-            "counts": torch.tensor([self.passed, self.skipped]),
+            "counts": torch.tensor([self.passed, self.skipped, self.dropped]),
             "losses": _filled(self._losses, math.nan, torch.float64),
             "faults": _filled(self._faults, -1, torch.int64),
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `tensors` was, whatever was kept of it then."""
-        self.passed, self.skipped = tensors["counts"].tolist()
+        self.passed, self.skipped, *dropped = tensors["counts"].tolist()
+        self.dropped = sum(dropped)  # which older checkpoints don't have
         self._losses.extend(each for each in tensors["losses"].tolist() if not math.isnan(each))
         self._faults.extend(each for each in tensors["faults"].tolist() if each >= 0)
 

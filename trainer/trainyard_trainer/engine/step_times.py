@@ -1,9 +1,10 @@
-"""What a rank's step is spent on: data, forward, backward, optimizer, waiting for a checkpoint's snapshot, waiting for others.
+"""What a rank's step is spent on: data, forward, backward, optimizer, waiting for a checkpoint's snapshot, waiting for others;
+where it learns from its own responses also drawing them and saying how good they are.
 
-The first two are the rank's own: it waits for no other rank in them. A step as a whole takes all ranks as long as the slowest,
-so it tells nothing of one; a slow disk shows in data, a slow processor or GPU in forward as well. Backward passes exchange
-gradients on the way, and ZeRO's optimizer step weights. With ZeRO 3 forward passes gather weights, so ranks that are slow in
-computing look like all others there; slow data still shows.
+Data and forward are the rank's own: it waits for no other rank in them. A step as a whole takes all ranks as long as the
+slowest, so it tells nothing of one; a slow disk shows in data, a slow processor or GPU in forward as well. Backward passes
+exchange gradients on the way, and ZeRO's optimizer step weights. With ZeRO 3 forward passes gather weights, so ranks that are
+slow in computing look like all others there; slow data still shows.
 """
 
 import time
@@ -13,7 +14,7 @@ from typing import Literal
 
 import torch
 
-Part = Literal["data", "forward", "backward", "optimizer", "checkpoint", "wait"]
+Part = Literal["data", "generate", "score", "forward", "backward", "optimizer", "checkpoint", "wait"]
 _ON_HOST = ("data", "checkpoint", "wait")
 
 

@@ -19,6 +19,7 @@ class PreferenceLoss:
     """Of a model, whose forward gives log-probabilities of labels from now on."""
 
     FIGURES: ClassVar[tuple[str, ...]] = FIGURES
+    HELD_OUT_FIGURES: ClassVar[tuple[str, ...]] = FIGURES
 
     def __init__(self, model: Any, settings: PreferenceSettings) -> None:
         self._log_probabilities = LogProbabilities(model)

@@ -17,6 +17,7 @@ class RewardLoss:
     """Bradley and Terry's, the mean over the model's heads: each learns by itself."""
 
     FIGURES: ClassVar[tuple[str, ...]] = FIGURES
+    HELD_OUT_FIGURES: ClassVar[tuple[str, ...]] = FIGURES
 
     def __init__(self, centring: float) -> None:
         """`centring` pulls the sum of a pair's scores to 0."""

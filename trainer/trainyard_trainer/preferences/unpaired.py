@@ -22,6 +22,7 @@ class UnpairedLoss(PreferenceLoss):
     """
 
     FIGURES: ClassVar[tuple[str, ...]] = ("accuracy", "reward", "reference_point")
+    HELD_OUT_FIGURES: ClassVar[tuple[str, ...]] = FIGURES
 
     _point = 0.0
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from trainyard_api.training_stages import GrpoStage
+from trainyard_api.training_stages import GrpoStage, RolloutStage
 
 from ..data.batch import IGNORED, Batch
 from ..data.fetched import fetch_file
@@ -22,11 +22,17 @@ from ..data.objectives.objective import Sample
 from ..data.shards import RESPONSES, TokenShards
 from ..data.special_tokens import SpecialTokens
 from ..data.tokenizer import load_tokenizer
+from ..engine.step_times import StepTimes
 from ..errors import PermanentError, setting
 from ..group import Group
-from . import advantages
+from .generating import Drawn
 from .losses import overlong_penalty
 from .reward_functions import RewardFunction
+from .scorers import RewardModel
+
+Draw = Callable[[Tensor, Tensor, Tensor], Drawn]
+"""Continues rows (B, T), of which the mask (B, T) says what is there, by as many tokens as there are uniform numbers (B, N)."""
+Reward = RewardFunction | RewardModel
 
 
 class PromptRows:
@@ -68,18 +74,27 @@ class PromptRows:
 
 @dataclass(frozen=True)
 class RolloutBatch(Batch):
-    """A row is a response after its prompt, P · G of them. A label is a response that counts: one that all functions could
-    reward.
-    """
+    """A row is a response after its prompt, B = P · G of them. A label is a response that counts: one that all could reward."""
 
     counts: Tensor
     """bool (P, G)."""
-    advantages: Tensor
-    """float (P, G): 0 where a response does not count."""
     rewards: Tensor
-    """float (P, G): likewise."""
+    """float (P, G): 0 where a response does not count."""
     truncated: Tensor
     """bool (P, G): whether it was cut off at the most tokens that it may have."""
+    rolled_out: Tensor
+    """float (B, T): log-probabilities of labels, as they were drawn; 0 where there is none. So have all that follow, which
+    `Learning` fills in.
+    """
+    old: Tensor
+    """Log-probabilities by the policy that has drawn them, as training works them out."""
+    reference: Tensor
+    """By the model that the stage begins with."""
+    advantages: Tensor
+    values: Tensor
+    """The critic's, before the step."""
+    returns: Tensor
+    """What values are to become."""
 
     @property
     def num_labels(self) -> int:
@@ -90,12 +105,19 @@ class RolloutBatch(Batch):
         """Responses that count, by prompt."""
         return self.counts.sum(1)
 
+    @property
+    def counted(self) -> Tensor:
+        """bool (B, T): tokens of responses that count."""
+        return (self.labels != IGNORED) & self.counts.flatten()[:, None]
 
-class _Drawn(NamedTuple):
-    """A response."""
+
+class Response(NamedTuple):
+    """One that was drawn."""
 
     prompt: list[int]
-    response: list[int]
+    tokens: list[int]
+    """The end among them, unless it was cut off before."""
+    log_probabilities: list[float]
     truncated: bool
 
 
@@ -103,24 +125,19 @@ class Rollouts:
     """The objective of learning from rewards. `begin` comes first."""
 
     def __init__(
-        self,
-        stage: GrpoStage,
-        tokens: SpecialTokens,
-        tokenizer: Path,
-        functions: Sequence[RewardFunction],
-        seed: int,
+        self, stage: RolloutStage, tokens: SpecialTokens, tokenizer: Path, rewards: Sequence[Reward], seed: int
     ) -> None:
-        self._stage, self._tokens, self._functions, self._seed = stage, tokens, functions, seed
+        """`rewards` are those of the settings, one after the other."""
+        self._stage, self._tokens, self._rewards, self._seed = stage, tokens, rewards, seed
         self._tokenizer = load_tokenizer(tokenizer)
-        self._write: Callable[[Tensor, Tensor, int, float], Tensor]
+        self._draw: Draw
+        self._times: StepTimes
         self.trouble = ""
         """Why responses were left out, the last time that some were."""
-        self.left_out = 0
-        """Responses so far."""
 
-    def begin(self, write: Callable[[Tensor, Tensor, int, float], Tensor]) -> None:
-        """`write` continues rows (B, T), of which the mask (B, T) says what is there, by so many tokens at a temperature."""
-        self._write = write
+    def begin(self, draw: Draw, times: StepTimes) -> None:
+        """With the model of now, and from now on."""
+        self._draw, self._times = draw, times
 
     def open(self, folder: Path) -> PromptRows:
         """A split of conversations."""
@@ -130,93 +147,98 @@ class Rollouts:
         """A group of responses to each prompt, one after the other."""
         group = self._stage.rollout.responses
         asked = [each.rows.prompt_and_answer(each.number) for each in samples for _ in range(group)]
-        drawn = self._draw([prompt for prompt, _ in asked], samples)
-        rewards = self._rewards(drawn, [answer for _, answer in asked])
-        rewards_PG = rewards.view(len(samples), group)
-        inputs, labels_BT = self._as_rows(drawn)
+        with self._times.of("generate"):
+            responses = self._responses([prompt for prompt, _ in asked], samples)
+        with self._times.of("score"):
+            rewards = self._rewarded(responses, [answer for _, answer in asked])
+        inputs, labels_BT, rolled_out_BT = self._as_rows(responses)
+        rewards_PG, unknown_BT = rewards.view(len(samples), group), torch.zeros_like(rolled_out_BT)
         return RolloutBatch(
             inputs,
             labels_BT,
             counts=~rewards_PG.isnan(),
-            advantages=torch.stack([self._advantages(each) for each in rewards_PG]),
             rewards=rewards_PG.nan_to_num(),
-            truncated=torch.tensor([each.truncated for each in drawn]).view(len(samples), group),
+            truncated=torch.tensor([each.truncated for each in responses]).view(len(samples), group),
+            rolled_out=rolled_out_BT,
+            old=rolled_out_BT,
+            reference=rolled_out_BT,
+            advantages=unknown_BT,
+            values=unknown_BT,
+            returns=unknown_BT,
         )
 
-    def _draw(self, prompts: list[list[int]], samples: Sequence[Sample]) -> list[_Drawn]:
-        """One response to each; padded on the left, for that is where generating begins."""
+    def _responses(self, prompts: list[list[int]], samples: Sequence[Sample]) -> list[Response]:
+        """One to each; padded on the left, for that is where generating begins."""
         longest = 1 + max(map(len, prompts))
         tokens_BT = torch.full((len(prompts), longest), self._tokens.end)
         mask_BT = torch.zeros_like(tokens_BT)
         for row, prompt in enumerate(prompts):
             tokens_BT[row, longest - len(prompt) - 1 :] = torch.tensor([self._tokens.begin, *prompt])
             mask_BT[row, longest - len(prompt) - 1 :] = 1
-        drawn_at = "/".join(str(each.draw) for each in samples)
-        seed = int.from_bytes(hashlib.sha256(f"{self._seed} {drawn_at}".encode()).digest()[:4]) % 2**31
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            how = self._stage.rollout
-            written = self._write(tokens_BT, mask_BT, how.max_new_tokens, how.temperature)[:, longest:].tolist()
-        return [_cut(prompt, said, self._tokens.end) for prompt, said in zip(prompts, written, strict=True)]
+        how = self._stage.rollout
+        uniform_BN = np.stack([self._uniform(each.draw, number) for each in samples for number in range(how.responses)])
+        drawn = self._draw(tokens_BT, mask_BT, torch.from_numpy(uniform_BN))
+        rows = zip(prompts, drawn.tokens.tolist(), drawn.log_probabilities.tolist(), strict=True)
+        return [_cut(*row, self._tokens.end) for row in rows]
 
-    def _rewards(self, drawn: list[_Drawn], answers: list[list[int]]) -> Tensor:
-        """float (B,), not a number where a function could not tell."""
-        decode = self._tokenizer.decode
+    def _uniform(self, position: int, number: int) -> np.ndarray:
+        """The numbers that decide what response `number` to the prompt at a position says."""
+        key = hashlib.sha256(f"{self._seed} {position} {number}".encode()).digest()[:16]
+        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key)))
+        return generator.random(self._stage.rollout.max_new_tokens)
+
+    def _rewarded(self, responses: list[Response], answers: list[list[int]]) -> Tensor:
+        """float (B,), not a number where one could not tell."""
+        decode, how = self._tokenizer.decode, self._stage.rollout
         columns = {
-            "prompts": [decode(each.prompt) for each in drawn],
-            "completions": [decode(each.response).strip() for each in drawn],
+            "prompts": [decode(each.prompt) for each in responses],
+            "completions": [decode(each.tokens).strip() for each in responses],
             "answers": [decode(each).strip() for each in answers],
         }
-        total = torch.zeros(len(drawn))
-        for function, settings in zip(self._functions, self._stage.rewards, strict=True):
-            given = function(**columns)
-            self.trouble = f"{settings.function}: {given.trouble}" if given.trouble else self.trouble
-            total += settings.weight * torch.tensor([torch.nan if each is None else each for each in given.rewards])
-        if margin := self._stage.policy.overlong_margin:
-            lengths = torch.tensor([float(len(each.response)) for each in drawn])
-            total += overlong_penalty(lengths, self._stage.rollout.max_new_tokens, margin)
-        self.left_out += int(total.isnan().sum())
+        total = torch.zeros(len(responses))
+        for reward, settings in zip(self._rewards, self._stage.rewards, strict=True):
+            if isinstance(reward, RewardModel):
+                scores: Sequence[float | None] = reward([[*each.prompt, *each.tokens] for each in responses])
+            else:
+                given = reward(**columns)
+                scores = given.rewards
+                self.trouble = f"{settings.function}: {given.trouble}" if given.trouble else self.trouble
+            total += settings.weight * torch.tensor([torch.nan if each is None else each for each in scores])
+        if how.truncated_reward is not None:
+            cut = torch.tensor([each.truncated for each in responses])
+            total = torch.where(cut & ~total.isnan(), how.truncated_reward, total)
+        if isinstance(self._stage, GrpoStage) and (margin := self._stage.policy.overlong_margin):
+            lengths = torch.tensor([float(len(each.tokens)) for each in responses])
+            total += overlong_penalty(lengths, how.max_new_tokens, margin)
         return total
 
-    def _advantages(self, rewards_G: Tensor) -> Tensor:
-        """Of a group, among those that count; 0 of the others, and of one that is alone."""
-        counts_G = ~rewards_G.isnan()
-        found_G = torch.zeros_like(rewards_G)
-        if counts_G.sum() < 2:
-            return found_G
-        known_1G = rewards_G[counts_G][None]
-        match self._stage.policy.advantage:
-            case "Group":
-                found_1G = advantages.of_group(known_1G)
-            case "Centred":
-                found_1G = advantages.of_group(known_1G, by_deviation=False)
-            case "LeaveOneOut":
-                found_1G = advantages.leave_one_out(known_1G)
-        found_G[counts_G] = found_1G[0]
-        return found_G
-
-    def _as_rows(self, drawn: list[_Drawn]) -> tuple[dict[str, Tensor], Tensor]:
-        """Each after the token that begins a document, padded on the right by what nothing before it sees."""
-        length = max(len(each.prompt) + len(each.response) for each in drawn)
-        inputs_BT = torch.full((len(drawn), length), self._tokens.end)
-        labels_BT = torch.full((len(drawn), length), IGNORED)
-        for row, each in enumerate(drawn):
-            tokens = torch.tensor([self._tokens.begin, *each.prompt, *each.response])
+    def _as_rows(self, responses: list[Response]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Inputs, labels and their log-probabilities: each row after the token that begins a document, padded on the right by
+        what nothing before it sees.
+        """
+        length = max(len(each.prompt) + len(each.tokens) for each in responses)
+        inputs_BT = torch.full((len(responses), length), self._tokens.end)
+        labels_BT = torch.full((len(responses), length), IGNORED)
+        rolled_out_BT = torch.zeros((len(responses), length))
+        for row, each in enumerate(responses):
+            tokens = torch.tensor([self._tokens.begin, *each.prompt, *each.tokens])
             inputs_BT[row, : len(tokens) - 1] = tokens[:-1]
             labels_BT[row, len(each.prompt) : len(tokens) - 1] = tokens[1 + len(each.prompt) :]
-        positions_BT = torch.arange(length).expand(len(drawn), length)
-        return {"input_ids": inputs_BT, "position_ids": positions_BT.contiguous()}, labels_BT
+            rolled_out_BT[row, len(each.prompt) : len(tokens) - 1] = torch.tensor(each.log_probabilities)
+        positions_BT = torch.arange(length).expand(len(responses), length)
+        return {"input_ids": inputs_BT, "position_ids": positions_BT.contiguous()}, labels_BT, rolled_out_BT
 
 
-def _cut(prompt: list[int], said: list[int], end: int) -> _Drawn:
+def _cut(prompt: list[int], said: list[int], log_probabilities: list[float], end: int) -> Response:
     """A response up to the first end of text, which it says itself."""
-    if end in said:
-        return _Drawn(prompt, said[: said.index(end) + 1], truncated=False)
-    return _Drawn(prompt, said, truncated=True)
+    tokens = said[: said.index(end) + 1] if end in said else said
+    return Response(prompt, tokens, log_probabilities[: len(tokens)], truncated=end not in said)
 
 
-def reward_functions(stage: GrpoStage, group: Group, note: Callable[[str], object]) -> list[RewardFunction]:
-    """Those of the settings, each in its process. Relative files are below the storage root."""
+def reward_functions(stage: RolloutStage, group: Group, note: Callable[[str], object]) -> dict[int, RewardFunction]:
+    """Those of the settings by their place among the rewards, each in its process. Relative files are below the storage
+    root.
+    """
 
     def place(given: str, field: str) -> str:
         path, _, name = given.rpartition(":")
@@ -224,8 +246,9 @@ def reward_functions(stage: GrpoStage, group: Group, note: Callable[[str], objec
             return given
         return f"{fetch_file(path, group.job.storage_uri, field, note)}:{name}"
 
-    fields = [f"rewards[{number}].function" for number in range(len(stage.rewards))]
-    return [
-        RewardFunction(place(each.function, setting(field)), setting(field), each.timeout_seconds)
-        for field, each in zip(fields, stage.rewards, strict=True)
-    ]
+    found = {}
+    for number, each in enumerate(stage.rewards):
+        field = setting(f"rewards[{number}].function")
+        if each.function is not None:
+            found[number] = RewardFunction(place(each.function, field), field, each.timeout_seconds)
+    return found

@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
-from trainyard_api.training_stages import DpoStage, GrpoStage, RewardStage, SftStage, TrainingStage
+from trainyard_api.training_stages import DpoStage, PpoStage, RewardStage, RolloutStage, SftStage, TrainingStage
 from transformers import PreTrainedModel
 
 from ..engine.criterion import Criterion
+from ..models.critic import with_critic
 from ..models.dropout import leave_out_dropout
 from ..models.kernels import use_liger
 from ..models.lora import with_adapters
@@ -15,11 +16,17 @@ from ..models.scoring import with_scores
 from ..preferences.objective import PreferenceLoss
 from ..preferences.reward import RewardLoss
 from ..preferences.unpaired import UnpairedLoss
-from ..reinforcement.objective import PolicyLoss
+from ..reinforcement.objective import ActorCriticLoss, PolicyLoss
 
 
-def as_trained(model: PreTrainedModel, stage: TrainingStage, seed: int, device: torch.device) -> PreTrainedModel:
-    """The model with what the stage makes of it."""
+def as_trained(
+    model: PreTrainedModel,
+    stage: TrainingStage,
+    seed: int,
+    device: torch.device,
+    reward_model: PreTrainedModel | None = None,
+) -> PreTrainedModel:
+    """The model with what the stage makes of it; a critic begins as the reward model."""
     if isinstance(stage, RewardStage):
         model = with_scores(model, stage.heads, seed)
     if stage.kernels == "Liger":
@@ -29,8 +36,10 @@ def as_trained(model: PreTrainedModel, stage: TrainingStage, seed: int, device: 
         enable({"use_reentrant": False})
     if isinstance(stage, SftStage) and stage.embedding_noise:
         add_noise(model, stage.embedding_noise, stage.sequence_length)
-    if isinstance(stage, DpoStage | GrpoStage):
+    if isinstance(stage, DpoStage | RolloutStage):
         leave_out_dropout(model)
+    if isinstance(stage, PpoStage):
+        model = with_critic(model, reward_model, seed)
     return with_adapters(model, stage.model.lora, seed) if stage.model.lora else model
 
 
@@ -41,6 +50,8 @@ def criterion_of(model: Any, stage: TrainingStage) -> Criterion | None:
         return kind(model, stage.preferences)
     if isinstance(stage, RewardStage):
         return RewardLoss(stage.centring)
-    if isinstance(stage, GrpoStage):
+    if isinstance(stage, PpoStage):
+        return ActorCriticLoss(model, stage)
+    if isinstance(stage, RolloutStage):
         return PolicyLoss(model, stage)
     return None

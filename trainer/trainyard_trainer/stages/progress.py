@@ -88,7 +88,7 @@ class TrainingProgress:
         seconds = time.monotonic() - self._clock
         self._pulse.step(step, own_seconds(times))
         self._seconds_a_step = seconds if not self._seconds_a_step else 0.9 * self._seconds_a_step + 0.1 * seconds
-        step_tokens = self.stage.global_batch * self.stage.sequence_length
+        step_tokens = self.stage.tokens_a_step
         if not self._file:
             return
         self._times = {part: round(spent, 5) for part, spent in times.items()}

@@ -21,7 +21,8 @@ from trainyard_api.checkpoint import MANIFEST, Cursor, CursorPart, Manifest, com
 from trainyard_api.objectives import TrainedOn
 from trainyard_api.protocol import Artifact
 from trainyard_api.storage import Files, Storage
-from trainyard_api.training_stages import GrpoStage, RewardStage, TrainingStage
+from trainyard_api.training_stages import RewardStage, RolloutStage, TrainingStage
+from transformers import PreTrainedModel
 
 from .. import stopping
 from ..artifacts import ARTIFACT, write_artifact
@@ -49,12 +50,12 @@ from ..models.origin import Origin, origin
 from ..preferences.objective import PreferenceLoss
 from ..preferences.reference import compare_with_reference
 from ..pulse import Pulse
-from ..reinforcement.rollouts import Rollouts, reward_functions
 from ..scratch import Known
 from ..telemetry.profile import Profile
 from .judging import JudgedRewards, judge_rewards
 from .kinds import as_trained, criterion_of
 from .progress import TrainingProgress
+from .rewarding import Rewarding, more_updates
 
 _NAMED = 16
 """Samples of a part, and runs of sequences, that a message names."""
@@ -77,12 +78,15 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
     first_corpus = next(iter(corpora.values()))
     pulse = Pulse(group)
     begun = origin(stage, first_corpus, group, lambda _: pulse.beat("fetching"))
-    objective: Objective
-    if isinstance(stage, GrpoStage):
-        functions = reward_functions(stage, group, lambda _: pulse.beat("fetching"))
-        objective = Rollouts(stage, begun.tokens, first_corpus / "tokenizer", functions, group.job.seed)
-    else:
-        objective = objective_of(begun.objective, begun.config, begun.tokens, stage.sequence_length, group.job.seed)
+    rewarding = None
+    if isinstance(stage, RolloutStage):
+        tokenizer = first_corpus / "tokenizer"
+        rewarding = Rewarding(stage, begun.tokens, tokenizer, group, device, lambda _: pulse.beat("fetching"))
+    objective: Objective = (
+        rewarding.objective
+        if rewarding
+        else objective_of(begun.objective, begun.config, begun.tokens, stage.sequence_length, group.job.seed)
+    )
     rows = {field: objective.open(corpus / "train") for field, corpus in corpora.items()}
     batches = Batches(rows, objective, stage, group)
     held_out_rows = {field: objective.open(corpus / "held-out") for field, corpus in measured.items()}
@@ -91,7 +95,8 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
     checkpoints = Checkpoints(group)
     pulse.beat("restoring")
     found = newest(checkpoints, Neighbourhood(group))
-    engine = _begin(stage, begun, batches.accumulation, found, cursor, group, device)
+    accumulation, reward_model = batches.accumulation // stage.mini_batches, rewarding and rewarding.reward_model
+    engine = _begin(stage, begun, accumulation, found, cursor, group, device, reward_model)
     if stage.compile:
         tell_of_compiling(pulse)
         engine.compile()
@@ -111,20 +116,19 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
     del found  # and the memory of what was read
 
     ahead = Ahead(batches.micro_batches)
-    draws = isinstance(objective, Rollouts)
-    if isinstance(objective, Rollouts):
-        objective.begin(engine.write)
+    learning = rewarding.begin(engine, batches, begun) if rewarding else None
     held_out_losses = None
     with Saving(checkpoints, stage.checkpoint, engine, cursor, progress.saving, kept=kept) as saving:
         done = start
         while done < stage.steps:
             progress.start_clock()
+            engine.times.begin()
             profile.before(done + 1)
             step = done + 1
             batch, rate = engine.numerics.batch(step), learning_rate(step, stage)
-            # Responses are drawn from the model as it is, so not ahead.
-            read = batches.micro_batches(batch) if draws else ahead.micro_batches(batch, last=step == stage.steps)
-            my_loss = engine.gradients(read)
+            last = step == stage.steps
+            updates = learning.updates(batch) if learning else iter([ahead.micro_batches(batch, last=last)])
+            my_loss = engine.gradients(next(updates))
             with engine.times.of("checkpoint"):
                 saving.before_update()
             with engine.times.of("wait"):
@@ -136,20 +140,20 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
             if fault:
                 _leave_out(fault, batch, batches, progress, engine, checkpoints)
                 continue
+            shown = more_updates(engine, updates, of_batch, engine.num_labels)
             done = step
             stopping.hold_back()
             progress.step(
                 step,
                 batches.positions(batch),
                 loss=loss,
-                figures=batches.part_losses(of_parts) | engine.means(of_batch),
+                figures=batches.part_losses(of_parts) | engine.means(*shown) | (learning.figures if learning else {}),
                 learning_rate=rate,
                 grad_norm=grad_norm,
                 times=engine.times.read(),
             )
             profile.after(step)
 
-            last = step == stage.steps
             if not (stop or last):
                 saving.after_step(step, *votes)
             if not stop and (last or step % stage.validation.every_steps == 0):
@@ -218,12 +222,13 @@ def _begin(
     cursor: Cursor,
     group: Group,
     device: torch.device,
+    reward_model: PreTrainedModel | None,
 ) -> Engine:
     """The engine as it was when what was found was saved, or new."""
     if found:
         refuse_other_training(found.manifest, cursor, stage)
     model = build_model(begun.config, group.job.seed) if found else begun.first()
-    model = as_trained(model, stage, group.job.seed, device)
+    model = as_trained(model, stage, group.job.seed, device, reward_model)
     if found:
         with found.timed():
             load_weights(model, found.manifest, found.shards)
@@ -261,7 +266,7 @@ def _finish(
             **(judged.metrics if judged else {}),
             "steps": stage.steps,
             **({"skipped_batches": skipped} if (skipped := engine.numerics.skipped) else {}),
-            "tokens": stage.steps * stage.global_batch * stage.sequence_length,
+            "tokens": stage.steps * stage.tokens_a_step,
             "parameters": sum(map(math.prod, engine.parameter_shapes.values())),
             "real_positions": min(each.real for each in rows.values()),
             **({"documents_too_long": too_long} if (too_long := sum(each.too_long for each in rows.values())) else {}),
@@ -303,7 +308,8 @@ def _leave_out(
     fault: Fault, batch: int, batches: Batches, progress: TrainingProgress, engine: Engine, checkpoints: Checkpoints
 ) -> None:
     """Go on without a global batch, or from an older checkpoint, or not at all. A collective: ranks tell whose the fault is."""
-    mine = [n for n, loss in enumerate(engine.losses) if not math.isfinite(loss)]
+    known = batches.stage.mini_batches == 1  # else micro-batches were dealt out
+    mine = [n for n, loss in enumerate(engine.losses) if known and not math.isfinite(loss)]
     at_fault = processes.gather([position for n in mine for position in batches.positions_of(batch, n)])
     positions = sorted({*chain(*at_fault)}) or batches.positions(batch)  # gradients tell of no sample, nor do spikes
     samples, where = batches.samples(positions), f"sequences {_runs(positions)}"

@@ -1,0 +1,154 @@
+"""A step of learning from rewards: responses are drawn and rewarded, compared with what was to be expected, and learned from in
+one update or several.
+
+All of it follows from the weights, the seed and the batch's number, so a step that is done again is done alike.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from trainyard_api.training_stages import GrpoStage, PpoStage, RolloutStage
+
+from ..engine import processes
+from ..engine.batches import Batches
+from ..engine.engine import Engine
+from ..engine.log_probabilities import LogProbabilities
+from . import advantages
+from .objective import ActorCriticLoss, PolicyLoss
+from .rollouts import RolloutBatch
+
+
+class Reference:
+    """The model that the stage begins with, which does not learn."""
+
+    def __init__(self, model: Any, stage: RolloutStage, engine: Engine) -> None:
+        self._model = model.to(engine.device, engine.dtype).requires_grad_(False).eval()
+        self._log_probabilities = LogProbabilities(self._model, stage.rollout.temperature)
+
+    @torch.no_grad()
+    def __call__(self, batch: RolloutBatch) -> Tensor:
+        """Log-probabilities of labels, (B, T)."""
+        return self._log_probabilities(self._model, batch)
+
+
+class Learning:
+    """The steps of one stage."""
+
+    def __init__(
+        self, stage: RolloutStage, batches: Batches, engine: Engine, reference: Reference | None, seed: int, rank: int
+    ) -> None:
+        self._stage, self._batches, self._engine, self._reference = stage, batches, engine, reference
+        self._seed, self._rank = seed, rank
+        assert isinstance(engine.criterion, PolicyLoss)
+        self._criterion = engine.criterion
+        self.figures: dict[str, float] = {}
+        """Of the last step, beside those of the criterion: `reward_deviation` of responses, and of PPO `explained_variance`,
+        the part of the returns' variance that the critic knew before it learned from them.
+        """
+
+    def updates(self, number: int) -> Iterator[Sequence[RolloutBatch]]:
+        """This rank's micro-batches of each update of a step, on a global batch's prompts. A collective, as is each update."""
+        own: list[Any] = [batch.to(self._engine.device) for batch in self._batches.micro_batches(number)]
+        with self._engine.times.of("score"):
+            own = self._compared([self._judged(each) for each in own])
+        for epoch in range(self._stage.policy.epochs):
+            yield from self._dealt(own, number, epoch)
+
+    def _dealt(self, own: list[RolloutBatch], number: int, epoch: int) -> list[list[RolloutBatch]]:
+        """In as many parts as there are mini-batches, by chance."""
+        parts = self._stage.policy.mini_batches
+        if parts == 1:
+            return [own]
+        key = hashlib.sha256(f"{self._seed} {number} {epoch} {self._rank}".encode()).digest()[:16]
+        order = np.random.Generator(np.random.Philox(key=int.from_bytes(key))).permutation(len(own))
+        return [[own[place] for place in places] for places in np.split(order, parts)]
+
+    def _judged(self, batch: RolloutBatch) -> RolloutBatch:
+        """With what the policy, the reference and the critic say of it before the step."""
+        known: dict[str, Tensor] = {}
+        if self._stage.updates > 1 or isinstance(self._stage, PpoStage):
+            known["old"] = self._engine.without_gradients(self._criterion.log_probabilities, batch)
+        if self._reference:
+            known["reference"] = self._reference(batch)
+        if isinstance(self._criterion, ActorCriticLoss):
+            known["values"] = self._engine.without_gradients(self._criterion.values, batch)
+        return replace(batch, **known)
+
+    def _compared(self, own: list[RolloutBatch]) -> list[RolloutBatch]:
+        """With advantages, of which some are relative to the whole global batch. A collective."""
+        rewards = torch.cat([each.rewards[each.counts] for each in own])
+        _, variance = _moments(rewards)
+        self.figures = {"reward_deviation": variance**0.5}
+        if isinstance(self._stage, GrpoStage):
+            compared = [of_groups(each.rewards, each.counts, self._stage.policy.advantage) for each in own]
+            if self._stage.policy.advantage == "Batch":
+                centred = torch.cat([each[batch.counts] for each, batch in zip(compared, own, strict=True)])
+                _, variance = _moments(centred)
+                compared = [advantages.of_batch(each, 0.0, variance**0.5) for each in compared]
+            return [
+                replace(batch, advantages=each.flatten()[:, None] * batch.counted)
+                for batch, each in zip(own, compared, strict=True)
+            ]
+        assert isinstance(self._stage, PpoStage)
+        return self._by_critic(own, self._stage)
+
+    def _by_critic(self, own: list[RolloutBatch], stage: PpoStage) -> list[RolloutBatch]:
+        """Generalised advantages, whitened, and returns."""
+        found = []
+        for batch in own:
+            rewards_BT = rewards_of_tokens(batch, stage.policy.kl)
+            advantages_BT, returns_BT = advantages.generalised(
+                rewards_BT, batch.values, batch.counted, stage.policy.discount, stage.policy.decay
+            )
+            found.append(replace(batch, advantages=advantages_BT, returns=returns_BT))
+        mean, variance = _moments(_of(found, "advantages"))
+        _, of_returns = _moments(_of(found, "returns"))
+        _, of_errors = _moments(_of(found, "returns") - _of(found, "values"))
+        self.figures["explained_variance"] = 1 - of_errors / max(of_returns, 1e-8)
+        return [
+            replace(batch, advantages=advantages.whitened(batch.advantages, batch.counted, mean, variance))
+            for batch in found
+        ]
+
+
+def of_groups(rewards_PG: Tensor, counts_PG: Tensor, advantage: str) -> Tensor:
+    """Advantages (P, G) among the responses of each group that count; 0 of the others, and of one that is alone."""
+    found_PG = torch.zeros_like(rewards_PG)
+    for found_G, rewards_G, counts_G in zip(found_PG, rewards_PG, counts_PG, strict=True):
+        if counts_G.sum() < 2:
+            continue
+        known_1G = rewards_G[counts_G][None]
+        if advantage == "LeaveOneOut":
+            found_G[counts_G] = advantages.leave_one_out(known_1G)[0]
+        else:
+            found_G[counts_G] = advantages.of_group(known_1G, by_deviation=advantage == "Group")[0]
+    return found_PG
+
+
+def rewards_of_tokens(batch: RolloutBatch, kl: float) -> Tensor:
+    """What each token is given, (B, T): what going away from the reference costs (Huang et al. 2024, arXiv 2403.17031, section
+    2), and the last one the response's reward.
+    """
+    counted_BT = batch.counted
+    rewards_BT = -kl * (batch.old - batch.reference) * counted_BT
+    last_B = counted_BT.shape[1] - 1 - counted_BT.flip(1).int().argmax(1)
+    given_B = batch.rewards.flatten() * counted_BT.any(1)
+    return rewards_BT.scatter_add(1, last_B[:, None], given_B[:, None])
+
+
+def _of(batches: list[RolloutBatch], field: str) -> Tensor:
+    """Of all tokens that count, (N,)."""
+    return torch.cat([getattr(each, field)[each.counted] for each in batches])
+
+
+def _moments(mine: Tensor) -> tuple[float, float]:
+    """Mean and variance over all ranks' values. A collective."""
+    total, count = processes.add_up(float(mine.sum(dtype=torch.float64)), len(mine))
+    mean = total / max(1.0, count)
+    [squares] = processes.add_up(float(((mine.double() - mean) ** 2).sum()))
+    return mean, squares / max(1.0, count)
