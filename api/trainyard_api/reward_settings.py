@@ -117,8 +117,8 @@ ROLLOUT_RULES = (
         "rollout.maxNewTokens",
     ),
     rule(
-        "self.globalBatch % (self.microBatch * self.policy.miniBatches) == 0",
-        lambda it: it.global_batch % (it.micro_batch * it.policy.mini_batches) == 0,
+        "self.policy.miniBatches == 1 || self.globalBatch % (self.microBatch * self.policy.miniBatches) == 0",
+        lambda it: it.policy.mini_batches == 1 or it.global_batch % (it.micro_batch * it.policy.mini_batches) == 0,
         "times microBatch does not divide globalBatch; change one of them",
         "policy.miniBatches",
     ),

@@ -35,8 +35,17 @@ REFERENCES: tuple[tuple[StageKind, str, tuple[StageKind, ...]], ...] = (
 """Which field of which kind names an earlier stage of which kinds; `[]` is every item of a list."""
 
 MAX_STAGES = 32
-_POSITIONS = f"[{', '.join(map(str, range(MAX_STAGES)))}]"
-"""Every index that `stages`, or a mixture in one, may have: CEL's macros tell items, not indices."""
+LONGEST = {"sources": 32, "draw.models": 8, "mixture": 32, "validation.sets": 16, "rewards": 8}
+"""Items of a list whose items name stages, at most, as the fields have it."""
+
+
+def _positions(longest: int) -> str:
+    """Every index that a list may have: CEL's macros tell items, not indices."""
+    return f"[{','.join(map(str, range(longest)))}]"
+
+
+_POSITIONS = _positions(MAX_STAGES)
+"""Of `stages`."""
 
 
 def references(kind: StageKind, settings: Model) -> dict[str, str]:
@@ -81,7 +90,7 @@ def _reference_rule(kind: StageKind, field: str, kinds: tuple[StageKind, ...]) -
                     found.append((f"stages[{i}].{kind}.{path}", text))
         return found
 
-    settings = f"self.stages[i].{kind}"
+    settings = f"s.{kind}"
     holder, listed, item = field.partition("[]")
     named = f"{settings}.{holder}[k]{item}" if listed else f"{settings}.{field}"
     sections = accumulate(holder.split("."), "{}.{}".format)
@@ -98,22 +107,23 @@ def _reference_rule(kind: StageKind, field: str, kinds: tuple[StageKind, ...]) -
         f"'put a {wanted} stage before it'])"
     )
     if listed:
-        text = f"{_POSITIONS}.filter(k, {wrong}).map(k, {text})[0]"
-        wrong = f"{_POSITIONS}.exists(k, {wrong})"
+        positions = _positions(LONGEST[holder])
+        text = f"{positions}.filter(k, {wrong}).map(k, {text})[0]"
+        wrong = f"{positions}.exists(k, {wrong})"
     return _rule_of_stages(kind, wrong, text, f"{kind}.{field} must name an earlier {wanted} stage", mistakes)
 
 
 def _rule_of_stages(
     kind: StageKind, wrong: str, text: str, message: str, mistakes: Callable[["Spec"], list[Mistake]]
 ) -> Rule:
-    """No stage of a kind is wrong: CEL, about the stage at i, with what is said of the first that is."""
-    wrong_stage = f"(i < self.stages.size() && has(self.stages[i].{kind}) && {wrong})"
+    """No stage of a kind is wrong: CEL, about the stage `s` at i, with what is said of the first that is."""
+    wrong_stage = f"i < self.stages.size() && has(self.stages[i].{kind}) && [self.stages[i]].exists(s, {wrong})"
     return Rule(
         cel=f"!{_POSITIONS}.exists(i, {wrong_stage})",
         message=message,
         mistakes=mistakes,
         field="stages",
-        cel_message=f"{_POSITIONS}.filter(i, {wrong_stage}).map(i, {text})[0]",
+        cel_message=f"{_POSITIONS}.filter(i, {wrong_stage}).map(i, [self.stages[i]].map(s, {text})[0])[0]",
     )
 
 
@@ -126,15 +136,15 @@ def indivisible_rules() -> tuple[Rule, ...]:
 
 
 def _own(section: str, field: str) -> str:
-    """Of the stage at i: its own, or the run's."""
-    return f"(has(self.stages[i].{section}) ? self.stages[i].{section}.{field} : self.{section}.{field})"
+    """Of the stage `s`: its own, or the run's."""
+    return f"(has(s.{section}) ? s.{section}.{field} : self.{section}.{field})"
 
 
 _RANKS = (
     f"({_own('workers', 'count')} * "
     f"({_own('resources', 'gpus')} > 0 ? {_own('resources', 'gpus')} : {_own('resources', 'processes')}))"
 )
-"""Of the stage at i."""
+"""Of the stage `s`."""
 
 
 def _unshared_rule(kind: StageKind, field: str) -> Rule:
@@ -151,7 +161,7 @@ def _unshared_rule(kind: StageKind, field: str) -> Rule:
             if (ranks := spec.ranks(stage)) % shared(stage.training)
         ]
 
-    wrong = f"{_RANKS} % self.stages[i].{kind}.{field} != 0"
+    wrong = f"{_RANKS} % s.{kind}.{field} != 0"
     text = f"'stages[%d].{kind}.{field}: does not divide the %d ranks; use a divisor of that'.format([i, {_RANKS}])"
     message = f"{kind}.{field} must divide the number of ranks (workers × gpus or processes)"
     return _rule_of_stages(kind, wrong, text, message, mistakes)
@@ -173,20 +183,21 @@ def _indivisible_rule(kind: StageKind) -> Rule:
                 found.append((f"stages[{i}].{kind}.globalBatch", text))
         return found
 
-    settings = f"self.stages[i].{kind}"
+    settings = f"s.{kind}"
     batch, micro = f"{settings}.globalBatch", f"{settings}.microBatch"
-    ranks = f"({_RANKS} / ({settings}.sequenceParallel * {settings}.tensorParallel))"
-    unit = f"({ranks} * {micro})"
-    below, above = f"{batch} / {unit} * {unit}", f"({batch} / {unit} + 1) * {unit}"
+    ranks = f"[{_RANKS} / ({settings}.sequenceParallel * {settings}.tensorParallel)]"
+    wrong = f"{ranks}.exists(r, r > 0 && {batch} % (r * {micro}) != 0)"
     text = (
-        f"'stages[%d].{kind}.globalBatch: %d is not divisible by %d ranks × microBatch %d; use %s'.format([i, {batch}, "
-        f"{ranks}, {micro}, {below} > 0 ? '%d or %d'.format([{below}, {above}]) : '%d'.format([{above}])])"
+        f"{ranks}.map(r, [r * {micro}].map(unit, "
+        f"'stages[%d].{kind}.globalBatch: %d is not divisible by %d ranks × microBatch %d; use %s'.format([i, {batch}, r, "
+        f"{micro}, {batch} / unit > 0 ? '%d or %d'.format([{batch} / unit * unit, ({batch} / unit + 1) * unit]) : "
+        "'%d'.format([unit])]))[0])[0]"
     )
     message = (
         f"{kind}.globalBatch must be divisible by ranks (workers × gpus or processes) × microBatch / those that share "
         "sequences or layers"
     )
-    return _rule_of_stages(kind, f"{ranks} > 0 && {batch} % {unit} != 0", text, message, mistakes)
+    return _rule_of_stages(kind, wrong, text, message, mistakes)
 
 
 def failure_rules_name_stages() -> Rule:

@@ -377,7 +377,7 @@ class RolloutStage(TrainingStage):
     """Learn from rewards of the model's own responses."""
 
     objective: ClassVar[TrainedOn] = "Rollouts"
-    rewards: Annotated[list[RewardSettings], Field(min_length=1, max_length=16)]
+    rewards: Annotated[list[RewardSettings], Field(min_length=1, max_length=8)]
     """Who says how good a response is."""
     rollout: RolloutSettings = RolloutSettings()
     policy: PolicySettings = PolicySettings()

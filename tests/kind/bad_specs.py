@@ -44,16 +44,11 @@ def _mixed(**weights: int) -> dict[str, Any]:
     return settings | {"mixture": parts}
 
 
-def _tuned(kind: str = "sft", **changes: Any) -> Changes:
+def tuned(kind: str = "sft", **changes: Any) -> Changes:
     """Fine-tuning in the place of pretraining, changed."""
     settings = {"data": "corpus", "model": {"path": "models/gpt2"}, "steps": 100, "globalBatch": 32, "microBatch": 4}
     given = {name: value for name, value in (settings | changes).items() if value is not LEFT_OUT}
     return {"spec.stages.1.pretrain": LEFT_OUT, f"spec.stages.1.{kind}": given}
-
-
-def _rewarded(**changes: Any) -> Changes:
-    """Learning from rewards in the place of pretraining, changed."""
-    return _tuned("grpo", **{"rewards": [{"function": "functions.py:right"}], **changes})
 
 
 CHAT = {"path": "chat.jsonl", "format": "conversations"}
@@ -71,132 +66,92 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         ("spec.stages[1].pretrain.globalBach", "unknown field"),
     ),
     "fine-tuning on the data of no stage": (
-        _tuned(data="report"),
+        tuned(data="report"),
         ('stages[1].sft.data: report is not an earlier prepare stage; use one of ["corpus"]',),
     ),
     "fine-tuning on a part that no stage prepares": (
-        _tuned(data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
+        tuned(data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
         ("stages[1].sft.mixture[0].data: report is not an earlier prepare stage",),
     ),
     "fine-tuning with a validation set that no stage prepares": (
-        _tuned(validation={"sets": [{"data": "report"}]}),
+        tuned(validation={"sets": [{"data": "report"}]}),
         ("stages[1].sft.validation.sets[0].data: report is not an earlier prepare stage",),
     ),
     "fine-tuning a stage that trains none": (
-        _tuned(model={"stage": "corpus"}),
-        ("stages[1].sft.model.stage: corpus is not an earlier pretrain or sft or dpo or grpo stage",),
+        tuned(model={"stage": "corpus"}),
+        ("stages[1].sft.model.stage: corpus is not an earlier pretrain or sft or dpo or ppo or grpo stage",),
     ),
     "fine-tuning with a batch that ranks can't share": (
-        _tuned(globalBatch=30),
+        tuned(globalBatch=30),
         ("stages[1].sft.globalBatch: 30 is not divisible by 4 ranks × microBatch 4; use 16 or 32",),
     ),
     "fine-tuning a model from scratch": (
-        _tuned(model={"type": "llama"}),
+        tuned(model={"type": "llama"}),
         ("spec.stages[1].sft.model.type", "name an earlier stage in model.stage"),
     ),
     "preferring on the data of no stage": (
-        _tuned("dpo", data="report"),
+        tuned("dpo", data="report"),
         ("stages[1].dpo.data: report is not an earlier prepare stage",),
     ),
     "preferring on a part that no stage prepares": (
-        _tuned("dpo", data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
+        tuned("dpo", data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
         ("stages[1].dpo.mixture[0].data: report is not an earlier prepare stage",),
     ),
     "preferring with a validation set that no stage prepares": (
-        _tuned("dpo", validation={"sets": [{"data": "report"}]}),
+        tuned("dpo", validation={"sets": [{"data": "report"}]}),
         ("stages[1].dpo.validation.sets[0].data: report is not an earlier prepare stage",),
     ),
     "preferring with a stage that trains none": (
-        _tuned("dpo", model={"stage": "corpus"}),
+        tuned("dpo", model={"stage": "corpus"}),
         ("stages[1].dpo.model.stage: corpus is not an earlier",),
     ),
     "preferring with a batch that ranks can't share": (
-        _tuned("dpo", globalBatch=30),
+        tuned("dpo", globalBatch=30),
         ("stages[1].dpo.globalBatch: 30 is not divisible by 4 ranks × microBatch 4; use 16 or 32",),
     ),
     "preferring with the loss of tokens": (
-        _tuned("dpo", loss={"zLoss": 0.1}),
+        tuned("dpo", loss={"zLoss": 0.1}),
         ("spec.stages[1].dpo.loss", "here it is of pairs"),
     ),
     "rewarding on the data of no stage": (
-        _tuned("reward", data="report"),
+        tuned("reward", data="report"),
         ("stages[1].reward.data: report is not an earlier prepare stage",),
     ),
     "rewarding on a part that no stage prepares": (
-        _tuned("reward", data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
+        tuned("reward", data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
         ("stages[1].reward.mixture[0].data: report is not an earlier prepare stage",),
     ),
     "rewarding with a validation set that no stage prepares": (
-        _tuned("reward", validation={"sets": [{"data": "report"}]}),
+        tuned("reward", validation={"sets": [{"data": "report"}]}),
         ("stages[1].reward.validation.sets[0].data: report is not an earlier prepare stage",),
     ),
     "rewarding with a stage that trains none": (
-        _tuned("reward", model={"stage": "corpus"}),
+        tuned("reward", model={"stage": "corpus"}),
         ("stages[1].reward.model.stage: corpus is not an earlier",),
     ),
     "rewarding with a batch that ranks can't share": (
-        _tuned("reward", globalBatch=30),
+        tuned("reward", globalBatch=30),
         ("stages[1].reward.globalBatch: 30 is not divisible by 4 ranks × microBatch 4; use 16 or 32",),
     ),
     "rewarding with the loss of tokens": (
-        _tuned("reward", loss={"zLoss": 0.1}),
+        tuned("reward", loss={"zLoss": 0.1}),
         ("spec.stages[1].reward.loss", "here it is of pairs"),
     ),
-    "rewarded by a name that names no function": (
-        _rewarded(rewards=[{"function": "functions.py"}]),
-        ("spec.stages[1].grpo.rewards[0].function",),
-    ),
-    "rewarded on the data of no stage": (
-        _rewarded(data="report"),
-        ("stages[1].grpo.data: report is not an earlier prepare stage",),
-    ),
-    "rewarded on a part that no stage prepares": (
-        _rewarded(data=LEFT_OUT, mixture=[{"data": "report", "weight": 1}]),
-        ("stages[1].grpo.mixture[0].data: report is not an earlier prepare stage",),
-    ),
-    "rewarded with a validation set that no stage prepares": (
-        _rewarded(validation={"sets": [{"data": "report"}]}),
-        ("stages[1].grpo.validation.sets[0].data: report is not an earlier prepare stage",),
-    ),
-    "rewarding a stage that trains none": (
-        _rewarded(model={"stage": "corpus"}),
-        ("stages[1].grpo.model.stage: corpus is not an earlier",),
-    ),
-    "prompts that ranks can't share": (
-        _rewarded(globalBatch=30),
-        ("stages[1].grpo.globalBatch: 30 is not divisible by 4 ranks × microBatch 4; use 16 or 32",),
-    ),
-    "rewarded with the loss of tokens": (
-        _rewarded(loss={"zLoss": 0.1}),
-        ("spec.stages[1].grpo.loss", "here it is of pairs"),
-    ),
-    "sharing responses that are drawn": (
-        _rewarded(tensorParallel=2),
-        ("spec.stages[1].grpo.sequenceParallel", "responses are compared by one rank"),
-    ),
-    "responses that leave prompts no room": (
-        _rewarded(rollout={"maxNewTokens": 512}),
-        ("spec.stages[1].grpo.rollout.maxNewTokens", "leaves no room for a prompt"),
-    ),
-    "a margin longer than responses": (
-        _rewarded(policy={"overlongMargin": 65}),
-        ("spec.stages[1].grpo.policy.overlongMargin", "is more than rollout.maxNewTokens"),
-    ),
     "weights of good responses for a loss of pairs": (
-        _tuned("dpo", preferences={"desirableWeight": 2}),
+        tuned("dpo", preferences={"desirableWeight": 2}),
         ("spec.stages[1].dpo.preferences.desirableWeight", "only the loss KTO weighs"),
     ),
     "chosen responses for a loss that knows none": (
-        _tuned("dpo", preferences={"loss": "KTO", "sftWeight": 0.1}),
+        tuned("dpo", preferences={"loss": "KTO", "sftWeight": 0.1}),
         ("spec.stages[1].dpo.preferences.sftWeight", "the loss KTO is of responses"),
     ),
     "wrong choices for a loss that knows none": (
-        _tuned("dpo", preferences={"loss": "IPO", "labelSmoothing": 0.1}),
+        tuned("dpo", preferences={"loss": "IPO", "labelSmoothing": 0.1}),
         ("spec.stages[1].dpo.preferences.labelSmoothing", "only the losses Sigmoid and Robust"),
     ),
     "responses of a stage that trains none": (
         _collecting(draw={**DRAW, "models": ["base", "corpus"]}),
-        ("stages[2].collect.draw.models[1]: corpus is not an earlier pretrain or sft or dpo or grpo stage",),
+        ("stages[2].collect.draw.models[1]: corpus is not an earlier pretrain or sft or dpo or ppo or grpo stage",),
     ),
     "nothing to compare": (
         _collecting(),
@@ -320,8 +275,8 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "a model of a stage that trains none": (
         {"spec.stages.1.pretrain.model": {"stage": "corpus"}},
         (
-            "stages[1].pretrain.model.stage: corpus is not an earlier pretrain or sft or dpo or grpo stage; put a pretrain or "
-            "sft or dpo or grpo stage before it",
+            "stages[1].pretrain.model.stage: corpus is not an earlier pretrain or sft or dpo or ppo or grpo stage; put a "
+            "pretrain or sft or dpo or ppo or grpo stage before it",
         ),
     ),
     "a validation set that no stage prepares": (
@@ -362,11 +317,17 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "no stages": ({"spec.stages": []}, ("spec.stages", "at least 1 item")),
     "a stage without a kind": (
         {"spec.stages.3.export": LEFT_OUT},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, collect, reward, dpo, grpo, evaluate, export"),
+        (
+            "spec.stages[3]",
+            "give exactly one of prepare, pretrain, sft, collect, reward, dpo, ppo, grpo, evaluate, export",
+        ),
     ),
     "a stage of two kinds": (
         {"spec.stages.3.evaluate": {"model": "base", "data": "corpus"}},
-        ("spec.stages[3]", "give exactly one of prepare, pretrain, sft, collect, reward, dpo, grpo, evaluate, export"),
+        (
+            "spec.stages[3]",
+            "give exactly one of prepare, pretrain, sft, collect, reward, dpo, ppo, grpo, evaluate, export",
+        ),
     ),
     "a stage name with capitals": ({"spec.stages.3.name": "Folder"}, ("spec.stages[3].name", "^[a-z]")),
     "two stages of one name": ({"spec.stages.3.name": "report"}, ("spec.stages", "stage names must be unique")),
@@ -389,7 +350,8 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "a model from a stage of another kind": (
         {"spec.stages.3.export.model": "corpus"},
         (
-            'stages[3].export.model: corpus is not an earlier pretrain or sft or dpo or grpo or reward stage; use one of ["base"]',
+            "stages[3].export.model: corpus is not an earlier pretrain or sft or dpo or ppo or grpo or reward stage; use one "
+            'of ["base"]',
         ),
     ),
     "held-out data from a stage of another kind": (
@@ -406,8 +368,8 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "an evaluation before any training": (
         {"spec.stages": [GOOD["spec"]["stages"][0], GOOD["spec"]["stages"][2]]},
         (
-            "stages[1].evaluate.model: base is not an earlier pretrain or sft or dpo or grpo or reward stage; put a "
-            "pretrain or sft or dpo or grpo or reward stage before it",
+            "stages[1].evaluate.model: base is not an earlier pretrain or sft or dpo or ppo or grpo or reward stage; put a "
+            "pretrain or sft or dpo or ppo or grpo or reward stage before it",
         ),
     ),
     "a tokenizer that is both trained and taken from another stage": (
@@ -452,7 +414,7 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         ("stages[1].pretrain.sequenceParallel: does not divide the 4 ranks; use a divisor of that",),
     ),
     "ranks that can't share conversations": (
-        _tuned(sequenceParallel=8),
+        tuned(sequenceParallel=8),
         ("stages[1].sft.sequenceParallel: does not divide the 4 ranks; use a divisor of that",),
     ),
     "ranks that can't share layers": (
@@ -460,7 +422,7 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         ("stages[1].pretrain.tensorParallel: does not divide the 4 ranks; use a divisor of that",),
     ),
     "ranks that can't share layers to fine-tune": (
-        _tuned(tensorParallel=3),
+        tuned(tensorParallel=3),
         ("stages[1].sft.tensorParallel: does not divide the 4 ranks; use a divisor of that",),
     ),
     "ranks that are to share sequences and layers": (
@@ -472,11 +434,11 @@ BAD_SPECS: dict[str, tuple[Changes, tuple[str, ...]]] = {
         ("spec.stages[1].pretrain.sequenceParallel", "does not divide sequenceLength"),
     ),
     "sharing pairs of responses": (
-        _tuned("dpo", sequenceParallel=2),
+        tuned("dpo", sequenceParallel=2),
         ("spec.stages[1].dpo.sequenceParallel", "responses are compared by one rank"),
     ),
     "sharing responses that are scored": (
-        _tuned("reward", sequenceParallel=2),
+        tuned("reward", sequenceParallel=2),
         ("spec.stages[1].reward.sequenceParallel", "responses are compared by one rank"),
     ),
     "a DeepSpeed key that Trainyard decides": (

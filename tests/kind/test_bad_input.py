@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 from conditions import eventually
+from kind.bad_rewards import BAD_REWARDS
 from kind.bad_specs import BAD_SPECS, GOOD, changed
 from kind.cluster import Namespace, Run, kubectl
 from kind.runs import small_run
 
+MISTAKES = BAD_SPECS | BAD_REWARDS
 
-@pytest.mark.parametrize("mistake", BAD_SPECS)
+
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_apply_refuses(mistake: str, namespace: Namespace) -> None:
-    changes, fragments = BAD_SPECS[mistake]
+    changes, fragments = MISTAKES[mistake]
     answer = kubectl(
         "-n", namespace.name, "create", "--dry-run=server", "-f", "-", given=json.dumps(changed(changes)), check=False
     )

@@ -15,6 +15,7 @@ import jsonschema
 from cel.stdlib import add_stdlib_to_context
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
+from kind.bad_rewards import BAD_REWARDS
 from kind.bad_specs import BAD_SPECS, GOOD, changed
 from pydantic import ValidationError
 from trainyard_api.crd import custom_resource_definition
@@ -439,7 +440,9 @@ def rules_of(schema: Schema) -> Iterator[dict[str, str]]:
 
 
 def test_each_rule_refuses_some_mistake_and_so_do_the_models() -> None:
-    mistakes = [changed(changes) for changes in (*(changes for changes, _ in BAD_SPECS.values()), *OWNED_KEYS)]
+    mistakes = [
+        changed(changes) for changes in (*(changes for changes, _ in (BAD_SPECS | BAD_REWARDS).values()), *OWNED_KEYS)
+    ]
     assert [each for each in mistakes if not refused_by_api_server(each) or not refused_by_models(each)] == []
     said = {text for each in mistakes for text in refused_by_api_server(each)}
     assert [

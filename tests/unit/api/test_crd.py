@@ -14,6 +14,7 @@ from trainyard_api.crd import (
     to_yaml,
 )
 from trainyard_api.reference import REFERENCE, reference
+from trainyard_api.rules import LONGEST, REFERENCES
 
 ROOT = Path(__file__).parents[3]
 VERSION = custom_resource_definition()["spec"]["versions"][0]
@@ -28,6 +29,17 @@ def test_the_committed_copy_is_what_the_models_say(name: str, text: str) -> None
 def test_the_written_yaml_reads_as_the_object() -> None:
     crd = custom_resource_definition()
     assert yaml.safe_load(to_yaml(crd)) == crd
+
+
+@pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind, field, _ in REFERENCES if "[]" in field])
+def test_rules_look_at_as_many_items_as_a_list_may_have(kind: str, field: str) -> None:
+    found, path = (
+        SCHEMA["properties"]["spec"]["properties"]["stages"]["items"]["properties"][kind],
+        field.partition("[]")[0],
+    )
+    for name in path.split("."):
+        found = found["properties"][name]
+    assert found["maxItems"] == LONGEST[path]
 
 
 TRANSLATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

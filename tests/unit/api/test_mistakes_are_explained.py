@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from kind.bad_rewards import BAD_REWARDS
 from kind.bad_specs import BAD_SPECS, GOOD, Changes, changed
 from pydantic import ValidationError
 from trainyard_api.model import explain_errors
@@ -14,7 +15,10 @@ def test_the_good_run_is_accepted() -> None:
     assert TrainingRun.read(GOOD).spec.stages[1].kind == "pretrain"
 
 
-@pytest.mark.parametrize(("changes", "fragments"), BAD_SPECS.values(), ids=BAD_SPECS.keys())
+MISTAKES = BAD_SPECS | BAD_REWARDS
+
+
+@pytest.mark.parametrize(("changes", "fragments"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_each_mistake_is_refused_with_field_and_remedy(changes: Changes, fragments: tuple[str, ...]) -> None:
     with pytest.raises(ValidationError) as refusal:
         TrainingRun.read(changed(changes))
