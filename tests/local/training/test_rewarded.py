@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from preparing import put, run_prepare
 from training import TINY, a_job, committed_steps, metric_lines, shard_digests
 from trainyard_api.protocol import Job
 from trainyard_trainer.artifacts import read_artifact
+from trainyard_trainer.checkpoint.trained import load_trained
+from trainyard_trainer.data.objectives.rewards import Rewards
+from trainyard_trainer.data.special_tokens import special_tokens
+from trainyard_trainer.errors import PermanentError
+from trainyard_trainer.reinforcement.scorers import RewardModel, load_reward_model
 from warm_ranks import WarmRanks
 
 LLAMA = {
@@ -28,7 +34,8 @@ def unsure(completions, answers, **_):
 def raises(**_):
     raise RuntimeError("no idea")
 """
-LAST = 60
+CPU = torch.device("cpu")
+LAST = 40
 GRPO: dict[str, Any] = {
     "data": "pairs",
     "model": {"stage": "tuned"},
@@ -65,6 +72,25 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = {"data": folder / "pairs", "model.stage": folder / "base"}
     WarmRanks(a_job("sft", folder / "tuned", taught, inputs), 1).succeed()
     return folder
+
+
+@pytest.fixture(scope="module")
+def judge(storage: Path) -> Path:
+    """A model that has learned that the larger is better."""
+    rows = [
+        {"prompt": f"{a} or {b}?", "chosen": f"{max(a, b)}", "rejected": f"{min(a, b)}"}
+        for a in range(10)
+        for b in range(10)
+        if a != b
+    ]
+    put(storage, {"preferences.jsonl": "".join(json.dumps(row) + "\n" for row in rows * 2)})
+    source = {"path": "preferences.jsonl", "format": "preferences"}
+    run_prepare(storage, source, out="preferences", tokenizer={"stage": "corpus"})
+    settings = TINY | {"data": "preferences", "model": {"stage": "tuned"}, "sequenceLength": 64, "steps": 60}
+    settings |= {"optimizer": {"learningRate": 2e-3}, "heads": 2}
+    inputs = {"data": storage / "preferences", "model.stage": storage / "tuned"}
+    WarmRanks(a_job("reward", storage / "judge", settings, inputs), 1).succeed()
+    return storage / "judge"
 
 
 PPO = GRPO | {
@@ -113,6 +139,66 @@ def test_killed_it_goes_on_to_the_same_bits(storage: Path, learned: Path) -> Non
     assert committed_steps(ranks.output)[-1] == 10
     WarmRanks(job, attempt=2).succeed()
     assert shard_digests(ranks.output, LAST) == shard_digests(learned, LAST)
+
+
+SPLITS: dict[str, tuple[int, dict[str, Any]]] = {
+    "by one rank at once": (1, {"microBatch": 16}),
+    "by one rank in four": (1, {"microBatch": 4}),
+    "by two ranks, ZeRO 3": (2, {"deepspeed": {"zero_optimization": {"stage": 3}}}),
+}
+
+
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_a_batch_is_worth_the_same_however_it_is_split(storage: Path, kind: str) -> None:
+    def first_step(name: str, ranks: int, changes: dict[str, Any]) -> dict[str, float]:
+        once = {"policy": {"epochs": 1, "kl": 0.02}, "steps": 1, "globalBatch": 16, "microBatch": 8, **changes}
+        split = WarmRanks(rewarded(storage, f"{kind} {name}", kind, **once), ranks)
+        split.succeed()
+        figures = ("loss", "reward", "response_tokens", "grad_norm", "entropy", "held_out_reward")
+        return {figure: means(split.output, figure)[1] for figure in figures}
+
+    whole = first_step("by two ranks", 2, {})
+    assert 0 < whole["reward"] < 1
+    for name, split in SPLITS.items():
+        assert first_step(name, *split) == pytest.approx(whole, rel=1e-4, abs=1e-6), name
+
+
+def test_what_has_not_moved_has_ratios_of_1_in_all_updates(storage: Path) -> None:
+    still = {"steps": 1, "optimizer": {"learningRate": 1e-12}, "policy": {"epochs": 2, "miniBatches": 2}}
+    ranks = WarmRanks(rewarded(storage, "still", "ppo", **still))
+    ranks.succeed()
+    found = {figure: means(ranks.output, figure)[1] for figure in ("ratio", "clipped", "kl", "mismatch")}
+    assert found == pytest.approx({"ratio": 1, "clipped": 0, "kl": 0, "mismatch": 0}, abs=1e-5)
+
+
+def test_a_model_that_judges_rewards_and_the_critic_begins_as_it(storage: Path, judge: Path) -> None:
+    inputs = {name: storage / folder for name, folder in (("data", "pairs"), ("model.stage", "tuned"))}
+    settings = PPO | {"rewards": [{"stage": "judge"}], "steps": 2}
+    job = a_job("ppo", storage / "judged", settings, {**inputs, "rewards[0].stage": judge})
+    ranks = WarmRanks(job)
+    ranks.succeed()
+    trained = load_trained(ranks.output)
+    begun = load_trained(storage / "tuned")
+    assert trained.model.state_dict().keys() == begun.model.state_dict().keys()
+
+
+def test_a_response_that_was_chosen_is_given_more(storage: Path, judge: Path) -> None:
+    tokenizer = storage / "pairs/tokenizer"
+    rows = Rewards(64, special_tokens(tokenizer).begin).open(storage / "preferences/held-out")
+    model = RewardModel(load_reward_model(judge, tokenizer, "field"), special_tokens(tokenizer).begin, CPU)
+    pairs = [
+        [tokens.window(each.start, each.length) for tokens, each in rows.pieces(n)] for n in range(len(rows.margins))
+    ]
+    margins = [chosen - rejected for chosen, rejected in (model([each.tolist() for each in pair]) for pair in pairs)]
+    assert sum(margin > 0 for margin in margins) / len(margins) == pytest.approx(
+        read_artifact(judge, "reward")["metrics"]["accuracy"], abs=1e-9
+    )
+
+
+def test_a_model_that_reads_other_tokens_is_no_judge(storage: Path, judge: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(PermanentError, match=r"ppo.rewards\[0\].stage: the reward model was trained on other tokens"):
+        load_reward_model(judge, tmp_path, "ppo.rewards[0].stage")
 
 
 def test_what_can_not_be_rewarded_is_left_out(storage: Path) -> None:

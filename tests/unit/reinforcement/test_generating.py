@@ -1,0 +1,91 @@
+"""Drawing from a model: what each row says follows from its own probabilities and numbers, whatever is drawn beside it."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from trainyard_trainer.reinforcement.generating import Drawn, draw
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+END, LONGEST = 0, 12
+SIZES: dict[str, Any] = {
+    "vocab_size": 11,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "initializer_range": 0.4,
+}
+MODELS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=11, n_embd=16, n_layer=2, n_head=2, initializer_range=0.4)),
+}
+PROMPTS = [[3], [4, 5, 6, 7, 8], [9, 2, 1]]
+
+
+@cache
+def model_of(name: str) -> Any:
+    torch.manual_seed(0)
+    return MODELS[name]().eval()
+
+
+def drawn(name: str, prompts: list[list[int]], uniform_BN: Tensor, temperature: float = 0.7) -> Drawn:
+    longest = max(map(len, prompts))
+    tokens = torch.tensor([[END] * (longest - len(each)) + each for each in prompts])
+    mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts])
+    return draw(model_of(name), tokens, mask, uniform_BN, temperature, END)
+
+
+def numbers(rows: int) -> Tensor:
+    return torch.rand(rows, LONGEST, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def until_end(tokens: list[int]) -> list[int]:
+    return tokens[: tokens.index(END) + 1] if END in tokens else tokens
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_row_draws_the_same_alone_and_beside_others(name: str) -> None:
+    uniform_BN = numbers(3)
+    together = drawn(name, PROMPTS, uniform_BN)
+    for row, prompt in enumerate(PROMPTS):
+        alone = drawn(name, [prompt], uniform_BN[row : row + 1])
+        said = until_end(alone.tokens[0].tolist())
+        assert until_end(together.tokens[row].tolist()) == said
+        assert together.log_probabilities[row, : len(said)].tolist() == pytest.approx(
+            alone.log_probabilities[0, : len(said)].tolist(), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_log_probabilities_are_those_of_reading_what_was_drawn(name: str) -> None:
+    found = drawn(name, PROMPTS, numbers(3))
+    for row, prompt in enumerate(PROMPTS):
+        said = until_end(found.tokens[row].tolist())
+        with torch.no_grad():
+            logits = model_of(name)(torch.tensor([prompt + said])).logits[0, len(prompt) - 1 : -1]
+        read = torch.log_softmax(logits / 0.7, 1).gather(1, torch.tensor(said)[:, None])[:, 0]
+        assert found.log_probabilities[row, : len(said)].tolist() == pytest.approx(read.tolist(), abs=1e-5)
+        assert found.log_probabilities[row, len(said) :].abs().sum() == 0
+
+
+def test_tokens_are_as_frequent_as_they_are_likely() -> None:
+    rows = 20_000
+    uniform_BN = torch.rand(rows, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = drawn("llama", [PROMPTS[1]] * rows, uniform_BN).tokens[:, 0]
+    with torch.no_grad():
+        likely = torch.softmax(model_of("llama")(torch.tensor([PROMPTS[1]])).logits[0, -1] / 0.7, 0)
+    frequent = torch.bincount(found, minlength=11) / rows
+    assert (frequent - likely).abs().max() < 5 * (0.25 / rows) ** 0.5
+
+
+def test_after_its_end_a_row_says_nothing_more_and_all_ended_none_goes_on() -> None:
+    found = drawn("llama", PROMPTS, numbers(3), temperature=3.0)
+    for tokens in found.tokens.tolist():
+        said = until_end(tokens)
+        assert set(tokens[len(said) :]) <= {END}
+    assert max(len(until_end(tokens)) for tokens in found.tokens.tolist()) == found.tokens.shape[1]
