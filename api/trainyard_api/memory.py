@@ -13,7 +13,8 @@ the optimizer's update (its temporaries). P parameters, W ranks, e bytes an elem
     update       -          4·P/W          4·P/W          4·P/W
     snapshot     12·P on rank 0 (ZeRO 0), else 12·P/W; twice that where the agent keeps two
 
-Where S ranks share layers, P is what one of them has, and W the ranks that have the same.
+Where S ranks share layers, P is what one of them has, and W the ranks that have the same. A critic doubles P and activations;
+models that don't learn (a reference, reward models) are whole on every rank, and only read.
 
 Activations are what transformers' layers keep for the backward pass in PyTorch's eager mode: `_layer`, element by element.
 Snapshots are in the memory of the host, and so is what DeepSpeed offloads; on a CPU all is. There the C library's heap comes on
@@ -48,6 +49,8 @@ class Layout:
     micro_batch: int
     sequence_length: int
     """Positions of a sequence that a rank has."""
+    rows: int = 1
+    """Sequences of each that micro_batch counts."""
     zero: int = 0
     bf16: bool = False
     on_gpu: bool = False
@@ -61,6 +64,10 @@ class Layout:
     snapshot_slots: int = 1
     sharers: int = 1
     """Ranks that share each layer."""
+    critic: bool = False
+    """Whether a second model of the same size learns beside the first."""
+    frozen: int = 0
+    """Bytes of models that don't learn, of which each rank has the whole."""
     exchanges: bool = False
     """Whether attention exchanges parts of sequences for heads: it keeps what goes in and out, before and after."""
 
@@ -72,7 +79,7 @@ class Layout:
     @property
     def tokens(self) -> int:
         """In one forward pass of a rank."""
-        return self.micro_batch * self.sequence_length
+        return self.micro_batch * self.rows * self.sequence_length
 
 
 def layout_of(stage: TrainingStage, ranks: int, *, on_gpu: bool, snapshot_slots: int = 1) -> Layout:
@@ -83,6 +90,7 @@ def layout_of(stage: TrainingStage, ranks: int, *, on_gpu: bool, snapshot_slots:
     return Layout(
         ranks=ranks,
         micro_batch=stage.micro_batch,
+        rows=stage.rows,
         sequence_length=stage.sequence_length // stage.sequence_parallel,
         zero=number,
         bf16=bool(_object(stage.deepspeed.get("bf16")).get("enabled")),
@@ -103,6 +111,8 @@ class Memory:
     """Bytes of one rank on its device."""
 
     weights: int
+    frozen: int
+    """Models that don't learn."""
     gradients: int
     masters: int
     moments: int
@@ -121,9 +131,8 @@ class Memory:
     @property
     def device(self) -> int:
         """At most, at one moment: `update` and the pass come in turn."""
-        constant = (
-            self.weights + self.gradients + self.masters + self.moments + self.buckets + self.snapshot + self.heap
-        )
+        learning = self.weights + self.gradients + self.masters + self.moments + self.buckets
+        constant = self.frozen + learning + self.snapshot + self.heap
         return constant + max(self.activations + self.logits, self.update)
 
     def parts(self) -> dict[str, int]:
@@ -133,7 +142,8 @@ class Memory:
 
 def memory_of_a_rank(model: Architecture, layout: Layout) -> Memory:
     """Of rank 0, which holds most."""
-    count = model.parameters - model.in_layers + model.in_layers // layout.sharers
+    models = 2 if layout.critic else 1
+    count = models * (model.parameters - model.in_layers + model.in_layers // layout.sharers)
     element, zero = layout.element, layout.zero
     own = -(-count // (layout.ranks // layout.sharers)) if zero else count
     masters, moments = (4 * own if zero else 0), 8 * own
@@ -149,11 +159,12 @@ def memory_of_a_rank(model: Architecture, layout: Layout) -> Memory:
     snapshot = 12 * own * layout.snapshot_slots
     memory = Memory(
         weights=weights,
+        frozen=layout.frozen,
         gradients=gradients,
         masters=masters,
         moments=moments,
         buckets=_buckets(count, layout),
-        activations=_activations(model, layout),
+        activations=models * _activations(model, layout),
         logits=_logits(model, layout),
         update=_update(own, layout),
         heap=0,

@@ -14,7 +14,7 @@ from .memory import PROCESS_BYTES, Layout, Memory, layout_of, memory_of_a_rank
 from .quantity import whole
 from .run import Spec, Stage
 from .status import PlanStatus
-from .training_stages import TrainingStage
+from .training_stages import PpoStage, RolloutStage, TrainingStage
 
 POSITIONS = {"gpt2": "n_positions"}
 """Model type → its field for positions, where it isn't max_position_embeddings: sequenceLength where it is left out."""
@@ -50,8 +50,10 @@ class Plan:
 
     @property
     def flops_per_token(self) -> int:
-        """Forward and backward."""
-        return self.model.flops_per_token(self.settings.sequence_length)
+        """Forward and backward, each time that it is learned from; drawing responses is not counted."""
+        models = 2 if self.layout.critic else 1
+        times = self.settings.updates // self.settings.mini_batches
+        return models * times * self.model.flops_per_token(self.settings.sequence_length)
 
     @property
     def memory(self) -> Memory:
@@ -61,7 +63,7 @@ class Plan:
     @property
     def checkpoint_bytes(self) -> int:
         """Of one checkpoint, by all ranks together."""
-        return CHECKPOINT_BYTES * self.model.parameters
+        return CHECKPOINT_BYTES * self.model.parameters * (2 if self.layout.critic else 1)
 
     def needed(self, layout: Layout) -> int:
         """Bytes of a worker's own memory, all ranks and their processes."""
@@ -79,7 +81,7 @@ class Plan:
 
     def micro_batches(self) -> list[int]:
         """Those that divide a rank's share of the global batch."""
-        share = self.settings.global_batch * self.settings.sharers // self.layout.ranks
+        share = self.settings.global_batch * self.settings.sharers // self.layout.ranks // self.settings.mini_batches
         return [size for size in range(1, share + 1) if share % size == 0]
 
     def fitting(self, zero: int, hardware: Hardware | None) -> int | None:
@@ -120,6 +122,8 @@ def _plan_of(spec: Spec, stage: Stage, settings: TrainingStage) -> Plan | None:
         return None
     resources, workers = spec.stage_resources(stage), spec.stage_workers(stage)
     one = layout_of(settings, spec.ranks(stage), on_gpu=resources.gpus > 0)
+    if isinstance(settings, RolloutStage):
+        one = replace(one, critic=isinstance(settings, PpoStage), frozen=_frozen(spec, settings, model, one))
     shard = memory_of_a_rank(model, replace(one, on_gpu=True, offload_optimizer=False, offload_parameters=False)).host
     kept = resources.ranks * shard * (2 + (workers > 1))
     return Plan(
@@ -131,6 +135,20 @@ def _plan_of(spec: Spec, stage: Stage, settings: TrainingStage) -> Plan | None:
         ranks_per_worker=resources.ranks,
         worker_memory=whole(resources.memory),
     )
+
+
+def _frozen(spec: Spec, settings: RolloutStage, model: Architecture, layout: Layout) -> int:
+    """Bytes of the reference, and of the reward models, which stay in fp32. LookupError if one of these isn't known."""
+    total = layout.element * model.parameters if settings.policy.kl else 0
+    stages = {each.name: each for each in spec.stages}
+    for each in settings.rewards:
+        if each.stage is not None:
+            training = stages[each.stage].training
+            judge = _model(spec, training) if training else None
+            if judge is None:
+                raise LookupError(each.stage)
+            total += 4 * (judge.parameters - (0 if judge.tied else judge.head))
+    return total
 
 
 def _model(spec: Spec, settings: TrainingStage) -> Architecture | None:

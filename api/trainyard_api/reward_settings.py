@@ -64,6 +64,8 @@ class PolicySettings(Model):
     """How far the ratio of a token's probabilities, after to before, may fall below 1 for its loss to still pull it down."""
     clip_high: Annotated[float, Field(gt=0, le=100)] = 0.2
     """How far above 1 it may rise (DAPO's "clip-higher", Yu et al. 2025: 0.28)."""
+    kl: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """How much going away from the model that the stage begins with costs. More than 0 keeps that model in memory."""
     importance_cap: Annotated[float, Field(ge=1, le=1000)] | None = None
     """Weigh each token by the ratio of its probabilities in training to those it was drawn with, at most this (Yao et al.
     2025, truncated importance sampling): for where the two differ, as in bf16.

@@ -144,3 +144,28 @@ def test_a_stage_that_begins_has_its_plan_in_the_status() -> None:
     assert base.plan.parameters == 6_738_415_616 - 2 * (32000 - 4096) * 4096
     assert base.plan.checkpoint_bytes == 12 * base.plan.parameters
     assert base.plan.worker_memory_bytes > 8 * base.plan.parameters
+
+
+def test_a_critic_a_reference_and_judges_take_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = a_run()
+    shared = {"data": "corpus", "model": {"stage": "base"}, "steps": 10, "sequenceLength": 512, "microBatch": 1}
+    shared |= {"globalBatch": 16, "deepspeed": {"bf16": {"enabled": True}}}
+    function = {"rewards": [{"function": "rewards.py:right"}]}
+    run["spec"]["stages"] += [
+        {"name": "judge", "reward": shared},
+        {"name": "alone", "grpo": shared | function},
+        {"name": "four", "grpo": shared | function | {"rollout": {"responses": 4}}},
+        {"name": "pulled", "grpo": shared | function | {"policy": {"kl": 0.1}}},
+        {"name": "tuned", "ppo": shared | {"rewards": [{"stage": "judge"}]}},
+    ]
+    plan(tmp_path, run, "--json")
+    stages = {each["stage"]: each for each in json.loads(capsys.readouterr().out)["stages"]}
+    alone, four, pulled, tuned = (stages[name]["rankMemory"]["0"] for name in ("alone", "four", "pulled", "tuned"))
+    parameters, head = stages["base"]["parameters"], 128256 * 4096
+    assert alone["activations"] == 2 * four["activations"]
+    assert stages["alone"]["tokens"] == 2 * stages["four"]["tokens"] == 10 * 16 * 8 * 512
+    assert ("frozen" in alone, pulled["frozen"]) == (False, 2 * parameters)
+    assert tuned["frozen"] == 2 * parameters + 4 * (parameters - head)
+    assert tuned["moments"] == 2 * alone["moments"]
+    assert stages["tuned"]["flopsPerToken"] == 4 * 2 * stages["alone"]["flopsPerToken"]
+    assert stages["tuned"]["checkpointBytes"] == 2 * stages["alone"]["checkpointBytes"]
