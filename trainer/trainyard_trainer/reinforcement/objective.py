@@ -30,6 +30,7 @@ class PolicyLoss:
     _tokens_of_a_response = 1.0
 
     def __init__(self, model: Any, stage: RolloutStage) -> None:
+        self.FIGURES = tuple(name for name in type(self).FIGURES if name != "kl" or stage.policy.kl)  # type: ignore[misc]
         self._log_probabilities = LogProbabilities(model, stage.rollout.temperature)
         self._model, self._stage = model, stage
 
@@ -60,8 +61,9 @@ class PolicyLoss:
 
     def __call__(self, module: nn.Module, batch: RolloutBatch) -> Lost:
         """Figures are of responses, or means over a response's tokens: `informative` whether others to its prompt have another
-        reward, `entropy` as the tokens that were drawn tell it (−log π), `kl` of the reference by k3, `clipped` whether the
-        bound holds a token's ratio, `mismatch` |log π(training) − log π(drawing)| of the policy that has drawn.
+        reward, `entropy` as the tokens that were drawn tell it (−log π), `kl` log π − log π of the reference, where
+        there is one, `clipped` whether the bound holds a token's ratio, `mismatch` |log π(training) − log π(drawing)| of the
+        policy that has drawn.
         """
         if not self._model.training:
             losses_PG = -batch.rewards
@@ -87,7 +89,7 @@ class PolicyLoss:
         clipped_BT = losses.is_clipped(ratios_BT.detach(), batch.advantages, policy.clip_low, policy.clip_high)
         return self._summed(losses_BT, counted_BT), [
             *self._of_responses(batch, now_BT),
-            _mean(losses.divergence(now_BT - batch.reference, "K3"), counted_BT),
+            *([_mean(now_BT - batch.reference, counted_BT)] if policy.kl else []),
             _mean(clipped_BT, counted_BT),
             _mean(ratios_BT.detach(), counted_BT),
             _mean((old_BT - batch.rolled_out).abs(), counted_BT),
