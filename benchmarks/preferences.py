@@ -59,7 +59,7 @@ def _ratio(samples: dict[str, list[dict[str, Any]]], peer: str) -> float:
 
 def _run(kind: str, names: list[str], scratch: Path, rounds: int, steps: int) -> dict[str, list[dict[str, Any]]]:
     write_data(scratch)
-    _write_model(scratch / "model")
+    write_model(scratch / "model")
     at_once = max(1, round(MICRO_BATCH * a_row_holds(kind, scratch)))
     job = a_job_to_train(kind, scratch)
     contenders = {
@@ -71,7 +71,7 @@ def _run(kind: str, names: list[str], scratch: Path, rounds: int, steps: int) ->
     return take_turns(contenders, rounds, steps)
 
 
-def _write_model(folder: Path) -> None:
+def write_model(folder: Path) -> None:
     """A folder that both begin with."""
     import shutil
 
