@@ -62,6 +62,15 @@ def test_a_row_draws_the_same_alone_and_beside_others(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_responses_to_a_prompt_are_as_if_it_was_asked_as_often(name: str) -> None:
+    uniform_BN = numbers(6)
+    asked_once = drawn(name, PROMPTS, uniform_BN)
+    asked_often = drawn(name, [prompt for prompt in PROMPTS for _ in range(2)], uniform_BN)
+    assert torch.equal(asked_once.tokens, asked_often.tokens)
+    assert torch.allclose(asked_once.log_probabilities, asked_often.log_probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_log_probabilities_are_those_of_reading_what_was_drawn(name: str) -> None:
     found = drawn(name, PROMPTS, numbers(3))
     for row, prompt in enumerate(PROMPTS):
@@ -76,7 +85,7 @@ def test_log_probabilities_are_those_of_reading_what_was_drawn(name: str) -> Non
 def test_tokens_are_as_frequent_as_they_are_likely() -> None:
     rows = 20_000
     uniform_BN = torch.rand(rows, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    found = drawn("llama", [PROMPTS[1]] * rows, uniform_BN).tokens[:, 0]
+    found = drawn("llama", [PROMPTS[1]], uniform_BN).tokens[:, 0]
     with torch.no_grad():
         likely = torch.softmax(model_of("llama")(torch.tensor([PROMPTS[1]])).logits[0, -1] / 0.7, 0)
     frequent = torch.bincount(found, minlength=11) / rows

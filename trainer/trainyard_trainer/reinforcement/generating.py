@@ -25,33 +25,37 @@ class Drawn(NamedTuple):
 @torch.no_grad()
 def draw(
     model: Any,
-    tokens_BT: Tensor,
-    mask_BT: Tensor,
+    tokens_PT: Tensor,
+    mask_PT: Tensor,
     uniform_BN: Tensor,
     temperature: float,
     end: int,
     all_ended: Callable[[bool], bool] = bool,
 ) -> Drawn:
-    """Continue rows that are padded on the left, of which the mask says what is there, until each has said `end` or has as many
-    tokens as uniform numbers in [0, 1). `all_ended` hears whether all rows here have, and says whether that is all.
+    """Continue prompts that are padded on the left, of which the mask says what is there, each as often as there are more rows
+    of uniform numbers in [0, 1), until every row has said `end` or has as many tokens as numbers. A prompt is read once.
+    `all_ended` hears whether all rows here have ended, and says whether that is all.
     """
-    lengths_B = mask_BT.sum(1)
-    positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+    copies = len(uniform_BN) // len(tokens_PT)
+    lengths_B = mask_PT.sum(1).repeat_interleave(copies)
     named = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"  # before transformers 5.24
-    cache = {named: DynamicCache(config=model.config)}
-    ended_B = torch.zeros(len(tokens_BT), dtype=torch.bool, device=tokens_BT.device)
+    cache = DynamicCache(config=model.config)
+    ended_B = torch.zeros(len(uniform_BN), dtype=torch.bool, device=tokens_PT.device)
     drawn, found = [], []
-    inputs_BT = tokens_BT
+    inputs, mask, positions = tokens_PT, mask_PT, (mask_PT.cumsum(1) - 1).clamp(min=0)
     for number, uniform_B in enumerate(uniform_BN.unbind(1)):
-        logits_B1V = model(
-            input_ids=inputs_BT,
-            attention_mask=mask_BT,
-            position_ids=positions_BT,
+        logits_BV = model(
+            input_ids=inputs,
+            attention_mask=mask,
+            position_ids=positions,
             use_cache=True,
             logits_to_keep=1,
-            **cache,
-        ).logits
-        log_probabilities_BV = torch.log_softmax(logits_B1V[:, -1].float() / temperature, 1)
+            **{named: cache},
+        ).logits[:, -1]
+        if not number:
+            cache.batch_repeat_interleave(copies)
+            logits_BV, mask = logits_BV.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
+        log_probabilities_BV = torch.log_softmax(logits_BV.float() / temperature, 1)
         cumulated_BV = log_probabilities_BV.exp().cumsum(1, dtype=torch.float64)
         wanted_B1 = uniform_B[:, None] * cumulated_BV[:, -1:]
         token_B1 = torch.searchsorted(cumulated_BV, wanted_B1, right=True).clamp(max=cumulated_BV.shape[1] - 1)
@@ -62,6 +66,6 @@ def draw(
         ended_B = ended_B | (token_B == end)
         if all_ended(bool(ended_B.all())):
             break
-        inputs_BT, positions_BT = token_B[:, None], (lengths_B + number)[:, None]
-        mask_BT = torch.cat((mask_BT, torch.ones_like(mask_BT[:, :1])), 1)
+        inputs, positions = token_B[:, None], (lengths_B + number)[:, None]
+        mask = torch.cat((mask, torch.ones_like(mask[:, :1])), 1)
     return Drawn(torch.stack(drawn, 1), torch.stack(found, 1))

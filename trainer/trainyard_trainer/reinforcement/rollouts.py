@@ -31,7 +31,9 @@ from .reward_functions import RewardFunction
 from .scorers import RewardModel
 
 Draw = Callable[[Tensor, Tensor, Tensor], Drawn]
-"""Continues rows (B, T), of which the mask (B, T) says what is there, by as many tokens as there are uniform numbers (B, N)."""
+"""Continues prompts (P, T), of which the mask (P, T) says what is there, each G times, by as many tokens as there are uniform
+numbers (P · G, N).
+"""
 Reward = RewardFunction | RewardModel
 
 
@@ -146,11 +148,11 @@ class Rollouts:
     def batch(self, samples: Sequence[Sample]) -> RolloutBatch:
         """A group of responses to each prompt, one after the other."""
         group = self._stage.rollout.responses
-        asked = [each.rows.prompt_and_answer(each.number) for each in samples for _ in range(group)]
+        asked = [each.rows.prompt_and_answer(each.number) for each in samples]
         with self._times.of("generate"):
             responses = self._responses([prompt for prompt, _ in asked], samples)
         with self._times.of("score"):
-            rewards = self._rewarded(responses, [answer for _, answer in asked])
+            rewards = self._rewarded(responses, [answer for _, answer in asked for _ in range(group)])
         inputs, labels_BT, rolled_out_BT = self._as_rows(responses)
         rewards_PG, unknown_BT = rewards.view(len(samples), group), torch.zeros_like(rolled_out_BT)
         return RolloutBatch(
@@ -168,17 +170,18 @@ class Rollouts:
         )
 
     def _responses(self, prompts: list[list[int]], samples: Sequence[Sample]) -> list[Response]:
-        """One to each; padded on the left, for that is where generating begins."""
+        """A group to each; padded on the left, for generating begins on the right."""
         longest = 1 + max(map(len, prompts))
-        tokens_BT = torch.full((len(prompts), longest), self._tokens.end)
-        mask_BT = torch.zeros_like(tokens_BT)
+        tokens_PT = torch.full((len(prompts), longest), self._tokens.end)
+        mask_PT = torch.zeros_like(tokens_PT)
         for row, prompt in enumerate(prompts):
-            tokens_BT[row, longest - len(prompt) - 1 :] = torch.tensor([self._tokens.begin, *prompt])
-            mask_BT[row, longest - len(prompt) - 1 :] = 1
+            tokens_PT[row, longest - len(prompt) - 1 :] = torch.tensor([self._tokens.begin, *prompt])
+            mask_PT[row, longest - len(prompt) - 1 :] = 1
         how = self._stage.rollout
         uniform_BN = np.stack([self._uniform(each.draw, number) for each in samples for number in range(how.responses)])
-        drawn = self._draw(tokens_BT, mask_BT, torch.from_numpy(uniform_BN))
-        rows = zip(prompts, drawn.tokens.tolist(), drawn.log_probabilities.tolist(), strict=True)
+        drawn = self._draw(tokens_PT, mask_PT, torch.from_numpy(uniform_BN))
+        repeated = (prompt for prompt in prompts for _ in range(how.responses))
+        rows = zip(repeated, drawn.tokens.tolist(), drawn.log_probabilities.tolist(), strict=True)
         return [_cut(*row, self._tokens.end) for row in rows]
 
     def _uniform(self, position: int, number: int) -> np.ndarray:

@@ -62,8 +62,8 @@ class Rewarding:
             """With ZeRO 3 every forward pass is a collective."""
             return here if engine.zero_stage < 3 else processes.add_up(not here) == [0]
 
-        def drawn(tokens_BT: Tensor, mask_BT: Tensor, uniform_BN: Tensor) -> Drawn:
-            given = [each.to(engine.device) for each in (tokens_BT, mask_BT, uniform_BN)]
+        def drawn(tokens_PT: Tensor, mask_PT: Tensor, uniform_BN: Tensor) -> Drawn:
+            given = [each.to(engine.device) for each in (tokens_PT, mask_PT, uniform_BN)]
             temperature = self._stage.rollout.temperature
             with criterion.writing():
                 return engine.with_module(lambda module: draw(module, *given, temperature, self._end, all_ended))
