@@ -1,36 +1,13 @@
 """Drawing from a model: what each row says follows from its own probabilities and numbers, whatever is drawn beside it."""
 
-from functools import cache
-from typing import Any
-
 import pytest
 import torch
+from tiny_decoders import MODELS, model_of
 from torch import Tensor
 from trainyard_trainer.reinforcement.generating import Drawn, draw
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 END, LONGEST = 0, 12
-SIZES: dict[str, Any] = {
-    "vocab_size": 11,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "initializer_range": 0.4,
-}
-MODELS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=11, n_embd=16, n_layer=2, n_head=2, initializer_range=0.4)),
-}
 PROMPTS = [[3], [4, 5, 6, 7, 8], [9, 2, 1]]
-
-
-@cache
-def model_of(name: str) -> Any:
-    torch.manual_seed(0)
-    return MODELS[name]().eval()
 
 
 def drawn(name: str, prompts: list[list[int]], uniform_BN: Tensor, temperature: float = 0.7) -> Drawn:

@@ -20,7 +20,7 @@ def batch(**given: Tensor) -> RolloutBatch:
         "truncated": torch.tensor([[True], [False]]),
         **dict.fromkeys(("rolled_out", "old", "reference", "advantages", "values", "returns"), NONE),
     }
-    return RolloutBatch({}, labels, **(told | given))  # type: ignore[arg-type]
+    return RolloutBatch({}, labels, labels, **(told | given))  # type: ignore[arg-type]
 
 
 def test_the_last_token_is_given_the_reward_and_each_pays_for_going_away() -> None:

@@ -33,11 +33,10 @@ def with_critic(policy: PreTrainedModel, reward_model: PreTrainedModel | None, s
     return policy
 
 
-def values(policy: Any, inputs: dict[str, Tensor], counted_BT: Tensor) -> Tensor:
-    """The critic's, (B, T) in fp32, before the tokens that count; 0 elsewhere."""
-    ends = counted_BT.flatten().nonzero().flatten()
-    found = policy.get_submodule(CRITIC)(**inputs, ends=ends)[:, 0].float()
-    return torch.zeros(counted_BT.numel(), device=found.device).index_put((ends,), found).view_as(counted_BT)
+def values(policy: Any, inputs: dict[str, Tensor], ends_N: Tensor) -> Tensor:
+    """The critic's, (N,) in fp32, at these positions in 0 … B × T − 1 of rows (B, T)."""
+    found_N1: Tensor = policy.get_submodule(CRITIC)(**inputs, ends=ends_N)
+    return found_N1[:, 0].float()
 
 
 def of_policy(shapes: dict[str, list[int]]) -> dict[str, list[int]]:

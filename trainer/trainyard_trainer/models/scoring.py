@@ -18,10 +18,14 @@ from .families import family_of
 class _Scoring:
     """What is our own of a model that scores."""
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, ends: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, ends: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
         """The scores (N, H) at these positions, (N,) in 0 … B × T − 1, of rows (B, T)."""
         it: Any = self
-        hidden_BTC = it.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        hidden_BTC = it.base_model(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
         scores_NH: Tensor = it.score(hidden_BTC.flatten(0, 1)[ends])
         return scores_NH
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from trainyard_api.training_stages import GrpoStage, PpoStage, RolloutStage
 
+from ..data.batch import IGNORED, Batch
 from ..engine import processes
 from ..engine.batches import Batches
 from ..engine.engine import Engine
@@ -33,7 +34,8 @@ class Reference:
     @torch.no_grad()
     def __call__(self, batch: RolloutBatch) -> Tensor:
         """Log-probabilities of labels, (B, T)."""
-        return self._log_probabilities(self._model, batch)
+        found = self._log_probabilities(self._model, Batch(batch.inputs, batch.read))
+        return batch.by_response(found[batch.read != IGNORED])
 
 
 class Learning:

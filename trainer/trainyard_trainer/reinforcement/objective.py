@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from trainyard_api.training_stages import GrpoStage, PpoStage, RolloutStage
 
-from ..data.batch import Batch
+from ..data.batch import IGNORED, Batch
 from ..engine import processes
 from ..engine.criterion import Lost
 from ..engine.log_probabilities import LogProbabilities
@@ -57,7 +57,8 @@ class PolicyLoss:
 
     def log_probabilities(self, module: nn.Module, batch: RolloutBatch) -> Tensor:
         """Of each label, (B, T)."""
-        return self._log_probabilities(module, batch)
+        found = self._log_probabilities(module, Batch(batch.inputs, batch.read))
+        return batch.by_response(found[batch.read != IGNORED])
 
     def __call__(self, module: nn.Module, batch: RolloutBatch) -> Lost:
         """Figures are of responses, or means over a response's tokens: `informative` whether others to its prompt have another
@@ -68,7 +69,7 @@ class PolicyLoss:
         if not self._model.training:
             losses_PG = -batch.rewards
             return Lost(losses_PG.sum(), losses_PG, _sums(self._of_responses(batch, batch.rolled_out)))
-        losses_B, shown = self._losses(self._log_probabilities(module, batch), batch)
+        losses_B, shown = self._losses(self.log_probabilities(module, batch), batch)
         return Lost(losses_B.sum(), losses_B.detach().view_as(batch.counts), _sums(shown))
 
     def _losses(self, log_probabilities_BT: Tensor, batch: RolloutBatch) -> tuple[Tensor, list[Tensor]]:
@@ -133,12 +134,13 @@ class ActorCriticLoss(PolicyLoss):
 
     def values(self, module: nn.Module, batch: RolloutBatch) -> Tensor:
         """The critic's, (B, T), before each token."""
-        return values(self._model, batch.inputs, batch.counted)
+        ends_N = (batch.read != IGNORED).flatten().nonzero().flatten()
+        return batch.by_response(values(self._model, batch.inputs, ends_N))
 
     def _losses(self, log_probabilities_BT: Tensor, batch: RolloutBatch) -> tuple[Tensor, list[Tensor]]:
         losses_B, shown = super()._losses(log_probabilities_BT, batch)
-        values_BT, clip = values(self._model, batch.inputs, batch.counted), self._critic.value_clip
-        errors_BT = losses.value_error(values_BT, batch.values, batch.returns, clip)
+        values_BT = self.values(self._model, batch)
+        errors_BT = losses.value_error(values_BT, batch.values, batch.returns, self._critic.value_clip)
         weighted_B = self._critic.value_weight * self._summed(errors_BT, batch.counted)
         return losses_B + weighted_B, [*shown, _mean(errors_BT.detach(), batch.counted)]
 

@@ -8,6 +8,7 @@ the weights, the seed and the prompts' positions in the order of data alone: a s
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from trainyard_api.training_stages import GrpoStage, RolloutStage
 
-from ..data.batch import IGNORED, Batch
+from ..data.batch import IGNORED, PADDING, Batch
 from ..data.fetched import fetch_file
 from ..data.objectives.objective import Sample
 from ..data.shards import RESPONSES, TokenShards
@@ -76,8 +77,12 @@ class PromptRows:
 
 @dataclass(frozen=True)
 class RolloutBatch(Batch):
-    """A row is a response after its prompt, B = P · G of them. A label is a response that counts: one that all could reward."""
+    """A row of labels is a response, B = P · G of them, of at most T tokens. A label is a response that counts: one that all
+    could reward. The model reads other rows, a response after its prompt or a prompt and all responses to it.
+    """
 
+    read: Tensor
+    """int64, in the shape of the rows that the model reads: the labels in the same order, IGNORED where none is."""
     counts: Tensor
     """bool (P, G)."""
     rewards: Tensor
@@ -112,6 +117,11 @@ class RolloutBatch(Batch):
         """bool (B, T): tokens of responses that count."""
         return (self.labels != IGNORED) & self.counts.flatten()[:, None]
 
+    def by_response(self, found_N: Tensor) -> Tensor:
+        """What was found for each label, one after the other, (B, T); 0 where none is."""
+        none_BT = torch.zeros(self.labels.shape, dtype=found_N.dtype, device=found_N.device)
+        return none_BT.masked_scatter(self.labels != IGNORED, found_N)
+
 
 class Response(NamedTuple):
     """One that was drawn."""
@@ -127,10 +137,17 @@ class Rollouts:
     """The objective of learning from rewards. `begin` comes first."""
 
     def __init__(
-        self, stage: RolloutStage, tokens: SpecialTokens, tokenizer: Path, rewards: Sequence[Reward], seed: int
+        self,
+        stage: RolloutStage,
+        tokens: SpecialTokens,
+        tokenizer: Path,
+        rewards: Sequence[Reward],
+        seed: int,
+        width: int,
     ) -> None:
-        """`rewards` are those of the settings, one after the other."""
+        """`rewards` are those of the settings, one after the other; `width` is the model's."""
         self._stage, self._tokens, self._rewards, self._seed = stage, tokens, rewards, seed
+        self._width = width
         self._tokenizer = load_tokenizer(tokenizer)
         self._draw: Draw
         self._times: StepTimes
@@ -153,11 +170,14 @@ class Rollouts:
             responses = self._responses([prompt for prompt, _ in asked], samples)
         with self._times.of("score"):
             rewards = self._rewarded(responses, [answer for _, answer in asked for _ in range(group)])
-        inputs, labels_BT, rolled_out_BT = self._as_rows(responses)
+        labels_BT = _padded([each.tokens for each in responses], IGNORED)
+        rolled_out_BT = _padded([each.log_probabilities for each in responses], 0.0)
+        inputs, read = self._rows(responses)
         rewards_PG, unknown_BT = rewards.view(len(samples), group), torch.zeros_like(rolled_out_BT)
         return RolloutBatch(
             inputs,
             labels_BT,
+            read,
             counts=~rewards_PG.isnan(),
             rewards=rewards_PG.nan_to_num(),
             truncated=torch.tensor([each.truncated for each in responses]).view(len(samples), group),
@@ -215,21 +235,52 @@ class Rollouts:
             total += overlong_penalty(lengths, how.max_new_tokens, margin)
         return total
 
-    def _as_rows(self, responses: list[Response]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Inputs, labels and their log-probabilities: each row after the token that begins a document, padded on the right by
-        what nothing before it sees.
-        """
-        length = max(len(each.prompt) + len(each.tokens) for each in responses)
-        inputs_BT = torch.full((len(responses), length), self._tokens.end)
-        labels_BT = torch.full((len(responses), length), IGNORED)
-        rolled_out_BT = torch.zeros((len(responses), length))
-        for row, each in enumerate(responses):
-            tokens = torch.tensor([self._tokens.begin, *each.prompt, *each.tokens])
-            inputs_BT[row, : len(tokens) - 1] = tokens[:-1]
-            labels_BT[row, len(each.prompt) : len(tokens) - 1] = tokens[1 + len(each.prompt) :]
-            rolled_out_BT[row, len(each.prompt) : len(tokens) - 1] = torch.tensor(each.log_probabilities)
-        positions_BT = torch.arange(length).expand(len(responses), length)
-        return {"input_ids": inputs_BT, "position_ids": positions_BT.contiguous()}, labels_BT, rolled_out_BT
+    def _rows(self, responses: list[Response]) -> tuple[dict[str, Tensor], Tensor]:
+        """What the model reads, and the labels there: responses to a prompt share it in one row where that is less work."""
+        begin, group = self._tokens.begin, self._stage.rollout.responses
+        groups = [responses[start : start + group] for start in range(0, len(responses), group)]
+        if not worth_sharing([(len(each[0].prompt), [len(it.tokens) for it in each]) for each in groups], self._width):
+            groups = [[each] for each in responses]
+        shared = [[begin, *each[0].prompt] for each in groups]
+        tokens, positions, labels, segments = [], [], [], []
+        for prompt, said in zip(shared, groups, strict=True):
+            before = len(prompt) - 1  # the last token says what comes next, which is another for each response
+            parts = [[prompt[-1], *each.tokens[:-1]] for each in said]
+            tokens.append([*prompt[:-1], *chain(*parts)])
+            positions.append([*range(before), *(before + at for part in parts for at in range(len(part)))])
+            labels.append([IGNORED] * before + [*chain(*(each.tokens for each in said))])
+            segments.append([_PROMPT] * before + [number for number, part in enumerate(parts) for _ in part])
+        inputs = {"input_ids": _padded(tokens, self._tokens.end), "position_ids": _padded(positions, 0)}
+        if len(groups) < len(responses):
+            segments_PT = _padded(segments, PADDING)
+            seen_PTT = segments_PT[:, None, :] == segments_PT[:, :, None]
+            seen_PTT |= segments_PT[:, None, :] == _PROMPT
+            inputs["attention_mask"] = seen_PTT.tril()[:, None]
+        return inputs, _padded(labels, IGNORED)
+
+
+_PROMPT = -2
+"""The segment of a shared prompt; responses count from 0."""
+
+
+def worth_sharing(groups: Sequence[tuple[int, Sequence[int]]], width: int) -> bool:
+    """Whether responses that share their prompt cost less, for (tokens of the prompt, tokens of each response): of a layer,
+    24 · width² FLOPs for each position, and 4 · width for each pair of positions in a row, seen or not. Rows are padded.
+    """
+
+    def cost(rows: Sequence[int]) -> int:
+        positions = len(rows) * max(rows)
+        return positions * (24 * width**2 + 4 * width * max(rows))
+
+    together = [prompt + sum(said) for prompt, said in groups]
+    apart = [prompt + tokens for prompt, said in groups for tokens in said]
+    return cost(together) < cost(apart)
+
+
+def _padded(rows: Sequence[Sequence[float]], value: float) -> Tensor:
+    """Rows, each followed by as many of the value as the longest has more tokens."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
 
 def _cut(prompt: list[int], said: list[int], log_probabilities: list[float], end: int) -> Response:

@@ -9,7 +9,6 @@ from trainyard_api.training_stages import RolloutStage
 from transformers import PreTrainedModel
 
 from ..data.batch import Batch
-from ..data.special_tokens import SpecialTokens
 from ..engine import processes
 from ..engine.batches import Batches
 from ..engine.engine import Engine
@@ -31,14 +30,15 @@ class Rewarding:
     def __init__(
         self,
         stage: RolloutStage,
-        tokens: SpecialTokens,
+        begun: Origin,
         tokenizer: Path,
         group: Group,
         device: torch.device,
         note: Note,
     ) -> None:
         """Start the users' functions and read the reward models."""
-        self._stage, self._group, self._end = stage, group, tokens.end
+        tokens = begun.tokens
+        self._stage, self._group, self._begun = stage, group, begun
         rewards: dict[int, Reward] = {}
         self.reward_model: PreTrainedModel | None = None
         """The first of them; a critic begins as it."""
@@ -49,11 +49,11 @@ class Rewarding:
                 self.reward_model = self.reward_model or model
                 rewards[number] = RewardModel(model, tokens.begin, device)
         rewards |= reward_functions(stage, group, note)
-        self.objective = Rollouts(
-            stage, tokens, tokenizer, [rewards[number] for number in sorted(rewards)], group.job.seed
-        )
+        in_order = [rewards[number] for number in sorted(rewards)]
+        width = begun.config.hidden_size
+        self.objective = Rollouts(stage, tokens, tokenizer, in_order, group.job.seed, width)
 
-    def begin(self, engine: Engine, batches: Batches, begun: Origin) -> Learning:
+    def begin(self, engine: Engine, batches: Batches) -> Learning:
         """With the engine's model of now, and from now on."""
         criterion = engine.criterion
         assert isinstance(criterion, PolicyLoss)
@@ -66,12 +66,14 @@ class Rewarding:
             given = [each.to(engine.device) for each in (tokens_PT, mask_PT, uniform_BN)]
             temperature = self._stage.rollout.temperature
             with criterion.writing():
-                return engine.with_module(lambda module: draw(module, *given, temperature, self._end, all_ended))
+                return engine.with_module(
+                    lambda module: draw(module, *given, temperature, self._begun.tokens.end, all_ended)
+                )
 
         self.objective.begin(drawn, engine.times)
         reference = None
         if self._stage.policy.kl:
-            model = begun.first()
+            model = self._begun.first()
             leave_out_dropout(model)
             reference = Reference(model, self._stage, engine)
         return Learning(self._stage, batches, engine, reference, self._group.job.seed, self._group.rank)

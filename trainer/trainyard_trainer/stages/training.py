@@ -81,7 +81,7 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
     rewarding = None
     if isinstance(stage, RolloutStage):
         tokenizer = first_corpus / "tokenizer"
-        rewarding = Rewarding(stage, begun.tokens, tokenizer, group, device, lambda _: pulse.beat("fetching"))
+        rewarding = Rewarding(stage, begun, tokenizer, group, device, lambda _: pulse.beat("fetching"))
     objective: Objective = (
         rewarding.objective
         if rewarding
@@ -116,7 +116,7 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
     del found  # and the memory of what was read
 
     ahead = Ahead(batches.micro_batches)
-    learning = rewarding.begin(engine, batches, begun) if rewarding else None
+    learning = rewarding.begin(engine, batches) if rewarding else None
     held_out_losses = None
     with Saving(checkpoints, stage.checkpoint, engine, cursor, progress.saving, kept=kept) as saving:
         done = start
