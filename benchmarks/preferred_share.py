@@ -2,12 +2,13 @@
 
 One run a seed, by `trainyard run`, as a user has it: a small Llama is fine-tuned on answers that begin in one of six ways, each
 as often; it draws two answers to each prompt, a scripted rater prefers on the page those that begin with "Sure,", and from its
-votes a reward model and, by dpo, the model itself learn. Then both models answer new prompts, and the same page compares them.
-Intervals are Wilson's, 95 %. About a minute a seed on two cores.
+votes the model learns twice: by dpo, and from a reward model that has learned from them, by ppo. Then both answer new
+prompts. Intervals are Wilson's, 95 %. About two minutes a seed on two cores.
 """
 
 import json
 import random
+import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from collecting import Annotator, rate
 from conditions import eventually
 from local_runs import made, running, stored, trainyard, write_run
+from training import metric_lines
 from trainyard_trainer.evaluation.intervals import wilson
 
 from .figures import Figure, Results, main
@@ -23,23 +25,43 @@ from .figures import Figure, Results, main
 BEGINNINGS = ("Sure,", "Well,", "Yes,", "Look,", "So,", "Now,")
 LIKED = BEGINNINGS[0]
 SOUNDS = {"cow": "moo", "cat": "meow", "dog": "woof", "owl": "hoot", "pig": "oink", "duck": "quack", "bee": "buzz"}
-CONVERSATIONS, ASKED, COMPARED = 1500, 240, 100
-BAR = 0.9
+CONVERSATIONS, ASKED, COMPARED = 1500, 240, 150
+BARS = {"preferred": 0.9, "rewarded": 0.85}
+MOST_KL = 0.5
+"""Nats of a token, which ppo goes away from the model that it began with: ln 6 over nine tokens would be enough."""
 DEADLINE = 900
 LLAMA = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def measure(quick: bool) -> Results:
     """Rows of the table and figures."""
-    rows = [["seed", "share before", "share after", "answers right", "reward accuracy", "score, of the page"]]
-    shares = []
+    rows = [
+        [
+            "seed",
+            "before",
+            "after dpo",
+            "after ppo",
+            "right, dpo",
+            "right, ppo",
+            "kl, ppo",
+            "judge right",
+            "page's scores",
+        ]
+    ]
+    runs = []
     for seed in range(1 if quick else 3):
         with tempfile.TemporaryDirectory(prefix="trainyard-benchmark-") as scratch:
             found = _run(Path(scratch), seed)
-        shares.append(found["after"])
-        cells = [f"{100 * share:.0f} % ({_interval(share, COMPARED)})" for share in (found["before"], found["after"])]
-        rows.append([str(seed), *cells, f"{100 * found['right']:.0f} %", found["accuracy"], found["scores"]])
-    return rows, [Figure("least_share_after", min(shares), at_least=BAR)]
+        runs.append(found)
+        cells = [f"{100 * share:.0f} % ({_interval(share, number)})" for share, number in found["shares"].values()]
+        right = [f"{100 * found['right'][name]:.0f} %" for name in BARS]
+        rows.append([str(seed), *cells, *right, f"{found['kl']:.2f}", found["accuracy"]])
+    least = {name: min(found["shares"][name][0] for found in runs) for name in BARS}
+    return rows, [
+        Figure("least_share_after_dpo", least["preferred"], at_least=BARS["preferred"]),
+        Figure("least_share_after_ppo", least["rewarded"], at_least=BARS["rewarded"]),
+        Figure("most_kl_of_ppo", max(found["kl"] for found in runs), bar=MOST_KL),
+    ]
 
 
 def _interval(share: float, number: int) -> str:
@@ -62,21 +84,20 @@ def _run(folder: Path, seed: int) -> dict[str, Any]:
         rate_all("asked")
         rate_all("compared")
         assert process.wait(DEADLINE) == 0, (folder / "output.txt").read_text()
-    items = [json.loads(line) for line in (made(folder) / "compared/items.jsonl").read_text().splitlines()]
-    answers: dict[str, list[tuple[str, str]]] = {"tuned": [], "preferred": []}
+    files = [made(folder) / stage / "items.jsonl" for stage in ("asked", "compared")]
+    items = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    answers: dict[str, list[tuple[str, str]]] = {"tuned": [], **{name: [] for name in BARS}}
     for item in items:
         for response in item["responses"]:
             answers[response["model"]].append((item["prompt"], response["text"]))
-    scores = json.loads((made(folder) / "compared/collected/agreement.json").read_text())["scores"]["models"]
     judge = next(stage for stage in stored(folder)["status"]["stages"] if stage["name"] == "judge")["metrics"]
     return {
-        "before": _share(answers["tuned"], lambda _, text: text.startswith(LIKED)),
-        "after": _share(answers["preferred"], lambda _, text: text.startswith(LIKED)),
-        "right": _share(answers["preferred"], lambda prompt, text: text.endswith(_right(prompt))),
+        "shares": {
+            name: (_share(given, lambda _, text: text.startswith(LIKED)), len(given)) for name, given in answers.items()
+        },
+        "right": {name: _share(answers[name], lambda prompt, text: text.endswith(_right(prompt))) for name in BARS},
+        "kl": statistics.mean([line["kl"] for line in metric_lines(made(folder) / "rewarded") if "kl" in line][-10:]),
         "accuracy": f"{100 * judge['accuracy']:.0f} % ({100 * judge['accuracy_low']:.0f}–{100 * judge['accuracy_high']:.0f})",
-        "scores": ", ".join(
-            f"{name} {it['score']:.0f} ({it['low']:.0f}–{it['high']:.0f})" for name, it in scores.items()
-        ),
     }
 
 
@@ -151,7 +172,12 @@ def _write(folder: Path, seed: int) -> None:
         {"name": "votes", "prepare": prepared(stage="asked", format="preferences") | {"heldOutFraction": 0.3}},
         {"name": "judge", "reward": trained("votes", {"stage": "tuned"}, 60, **gently)},
         {"name": "preferred", "dpo": trained("votes", {"stage": "tuned"}, 100, preferences={"sftWeight": 1}, **gently)},
-        {"name": "compared", "collect": asking(["tuned", "preferred"], "compared")},
+        {
+            "name": "rewarded",
+            "ppo": trained("chat", {"stage": "tuned"}, 40, optimizer={"learningRate": 5e-4})
+            | {"rewards": [{"stage": "judge"}], "rollout": {"maxNewTokens": 24}, "globalBatch": 64, "microBatch": 16},
+        },
+        {"name": "compared", "collect": asking([*BARS], "compared")},
     ]
     write_run(folder, stages, workers={"count": 1}, seed=seed)
 

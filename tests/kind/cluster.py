@@ -155,15 +155,15 @@ class Run:
 
         return eventually(look, seconds, f"{self.name}: {what}", detail=lambda: json.dumps(self.status, indent=1))
 
-    def until_step(self, step: int, attempt: int = 2, saved: int = 0) -> None:
-        """Wait until that attempt has done such a step of `base`, and the last checkpoint is of step `saved` or later.
+    def until_step(self, step: int, attempt: int = 2, saved: int = 0, stage: str = "base") -> None:
+        """Wait until that attempt has done such a step of the stage, and the last checkpoint is of step `saved` or later.
 
         Read from storage, where it stands at once: a status tells every few seconds, in which a run may end.
         """
 
         def far_enough() -> bool:
-            done = max((row["step"] for row in self._losses() if row["attempt"] == attempt), default=0)
-            return done >= step and max(committed_steps(self.folder / "base"), default=0) >= saved
+            done = max((row["step"] for row in self.losses(stage) if row["attempt"] == attempt), default=0)
+            return done >= step and max(committed_steps(self.folder / stage), default=0) >= saved
 
         def detail() -> str:
             return json.dumps(self.status, indent=1)
@@ -207,16 +207,16 @@ class Run:
 
     def steps(self) -> list[int]:
         """Every step that its stage `base` has done, as often as it was done."""
-        return [row["step"] for row in self._losses()]
+        return [row["step"] for row in self.losses()]
 
-    def trained(self) -> list[str]:
+    def losses(self, stage: str = "base") -> list[dict[str, Any]]:
+        """What the stage has written of each step it did."""
+        return [row for row in metric_lines(self.folder / stage) if "loss" in row]
+
+    def trained(self, stage: str = "base") -> list[str]:
         """Digests of what training has ended with: weights, moments and random streams of each rank."""
-        return shard_digests(self.folder / "base", self.status["checkpoint"]["step"])
+        return shard_digests(self.folder / stage, self.status["checkpoint"]["step"])
 
     def weights(self, stage: str) -> str:
         """SHA-256 of the weights that an export stage wrote."""
         return hashlib.sha256((self.folder / stage / "model/model.safetensors").read_bytes()).hexdigest()
-
-    def _losses(self) -> list[dict[str, Any]]:
-        """What `base` has written of each step it did."""
-        return [row for row in metric_lines(self.folder / "base") if "loss" in row]

@@ -127,6 +127,11 @@ def test_it_learns_what_is_rewarded(learned: Path) -> None:
     made = read_artifact(learned, learned.name)
     assert made["details"]["objective"] == "Rollouts"
     assert 1 <= means(learned, "response_tokens")[LAST] <= 4
+    samples = [json.loads(line) for line in (learned / "samples.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in samples] == [20, 40]
+    assert {each["reward"] for each in samples[0]["best"]} == {1}
+    assert {each["reward"] for each in samples[0]["worst"]} == {0}
+    assert all(" or " in each["prompt"] and each["completion"] == each["answer"] for each in samples[0]["best"])
 
 
 def test_killed_it_goes_on_to_the_same_bits(storage: Path, learned: Path) -> None:
@@ -209,6 +214,16 @@ def test_what_can_not_be_rewarded_is_left_out(storage: Path) -> None:
     ranks = WarmRanks(rewarded(storage, "unsure", **few), 1)
     ranks.succeed()
     assert 0 <= means(ranks.output, "reward")[2] <= 1.5
+    assert 0 < means(ranks.output, "left_out")[2] < 128
+    assert "can't be rewarded and are left out" in ranks.said()
+
+
+def test_where_none_can_be_rewarded_the_run_fails_with_the_reason(storage: Path) -> None:
+    ranks = WarmRanks(rewarded(storage, "helpless", rewards=[{"function": "functions.py:raises"}]))
+    assert ranks.wait() == [10, 10]
+    said = "grpo.rewards: none of 128 responses can be rewarded: functions.py:raises: "
+    assert said in ranks.said()
+    assert "no idea" in ranks.said()
 
 
 def test_a_function_that_is_not_there_is_named(storage: Path) -> None:

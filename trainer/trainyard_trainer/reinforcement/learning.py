@@ -5,7 +5,8 @@ All of it follows from the weights, the seed and the batch's number, so a step t
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from ..engine import processes
 from ..engine.batches import Batches
 from ..engine.engine import Engine
 from ..engine.log_probabilities import LogProbabilities
+from ..errors import PermanentError, setting
+from ..group import Group
 from . import advantages
 from .objective import ActorCriticLoss, PolicyLoss
 from .rollouts import RolloutBatch
@@ -42,15 +45,23 @@ class Learning:
     """The steps of one stage."""
 
     def __init__(
-        self, stage: RolloutStage, batches: Batches, engine: Engine, reference: Reference | None, seed: int, rank: int
+        self,
+        stage: RolloutStage,
+        batches: Batches,
+        engine: Engine,
+        reference: Reference | None,
+        group: Group,
+        trouble: Callable[[], str],
     ) -> None:
+        """`trouble` says why responses could not be rewarded."""
+        self._trouble = trouble
         self._stage, self._batches, self._engine, self._reference = stage, batches, engine, reference
-        self._seed, self._rank = seed, rank
+        self._seed, self._rank = group.job.seed, group.rank
         assert isinstance(engine.criterion, PolicyLoss)
         self._criterion = engine.criterion
         self.figures: dict[str, float] = {}
-        """Of the last step, beside those of the criterion: `reward_deviation` of responses, and of PPO `explained_variance`,
-        the part of the returns' variance that the critic knew before it learned from them.
+        """Of the last step, beside those of the criterion: `reward_deviation` of responses, how many were `left_out`, and of
+        PPO `explained_variance`, the part of the returns' variance that the critic knew before it learned from them.
         """
 
     def updates(self, number: int) -> Iterator[Sequence[RolloutBatch]]:
@@ -85,7 +96,7 @@ class Learning:
         """With advantages, of which some are relative to the whole global batch. A collective."""
         rewards = torch.cat([each.rewards[each.counts] for each in own])
         _, variance = _moments(rewards)
-        self.figures = {"reward_deviation": variance**0.5}
+        self.figures = {"reward_deviation": variance**0.5, "left_out": self._left_out(own)}
         if isinstance(self._stage, GrpoStage):
             compared = [of_groups(each.rewards, each.counts, self._stage.policy.advantage) for each in own]
             if self._stage.policy.advantage == "Batch":
@@ -98,6 +109,17 @@ class Learning:
             ]
         assert isinstance(self._stage, PpoStage)
         return self._by_critic(own, self._stage)
+
+    def _left_out(self, own: list[RolloutBatch]) -> float:
+        """Responses of all ranks that could not be rewarded. PermanentError if that is all of them. A collective."""
+        mine = sum(int((~each.counts).sum()) for each in own)
+        left_out, drawn = processes.add_up(mine, sum(each.counts.numel() for each in own))
+        if mine:
+            print(f"{mine} responses can't be rewarded and are left out: {self._trouble()}", file=sys.stderr)
+        if left_out == drawn:
+            said = next(filter(None, processes.gather(self._trouble())), "")
+            raise PermanentError(f"{setting('rewards')}: none of {drawn:.0f} responses can be rewarded: {said}")
+        return left_out
 
     def _by_critic(self, own: list[RolloutBatch], stage: PpoStage) -> list[RolloutBatch]:
         """Generalised advantages, whitened, and returns."""

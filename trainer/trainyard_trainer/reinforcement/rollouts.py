@@ -6,11 +6,12 @@ the weights, the seed and the prompts' positions in the order of data alone: a s
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -133,6 +134,18 @@ class Response(NamedTuple):
     truncated: bool
 
 
+class Said(NamedTuple):
+    """A response for people to read."""
+
+    reward: float
+    prompt: str
+    completion: str
+    answer: str
+
+
+_EXTREMES = 4
+
+
 class Rollouts:
     """The objective of learning from rewards. `begin` comes first."""
 
@@ -153,6 +166,7 @@ class Rollouts:
         self._times: StepTimes
         self.trouble = ""
         """Why responses were left out, the last time that some were."""
+        self._extremes: list[Said] = []
 
     def begin(self, draw: Draw, times: StepTimes) -> None:
         """With the model of now, and from now on."""
@@ -188,6 +202,11 @@ class Rollouts:
             values=unknown_BT,
             returns=unknown_BT,
         )
+
+    def best_and_worst(self) -> dict[str, list[dict[str, Any]]]:
+        """Of the responses since this was last asked, a few with most reward and with least, best first."""
+        told, self._extremes = [each._asdict() for each in self._extremes], []
+        return {"best": told[:_EXTREMES], "worst": told[_EXTREMES:][-_EXTREMES:]}
 
     def _responses(self, prompts: list[list[int]], samples: Sequence[Sample]) -> list[Response]:
         """A group to each; padded on the left, for generating begins on the right."""
@@ -233,6 +252,9 @@ class Rollouts:
         if isinstance(self._stage, GrpoStage) and (margin := self._stage.policy.overlong_margin):
             lengths = torch.tensor([float(len(each.tokens)) for each in responses])
             total += overlong_penalty(lengths, how.max_new_tokens, margin)
+        said = zip(total.tolist(), *columns.values(), strict=True)
+        known = sorted([*self._extremes, *(Said(*each) for each in said if not math.isnan(each[0]))], reverse=True)
+        self._extremes = known if len(known) <= 2 * _EXTREMES else known[:_EXTREMES] + known[-_EXTREMES:]
         return total
 
     def _rows(self, responses: list[Response]) -> tuple[dict[str, Tensor], Tensor]:

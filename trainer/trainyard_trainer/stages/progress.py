@@ -50,6 +50,7 @@ class TrainingProgress:
         self._last: dict[str, Any] = {"steps": stage.steps}
         self._file = MetricsFile(group) if group.rank == 0 else None
         self._events = MetricsFile(group, f"tensorboard/events.out.tfevents.{group.attempt:06}") if self._file else None
+        self._samples: MetricsFile | None = None
         self._trackers = Trackers(stage.telemetry, group) if self._file else None
         if self._events:
             self._events.append(header(time.time()))
@@ -130,6 +131,14 @@ class TrainingProgress:
         """Record a validation: `held_out_loss`, and those of a mixture's parts."""
         self._record(step, **losses)
 
+    def samples(self, step: int, samples: dict[str, Any]) -> None:
+        """Write down what people may want to read, in samples.jsonl: a line {step, attempt, …}."""
+        if self._file:
+            self._samples = self._samples or MetricsFile(self.group, "samples.jsonl")
+            line = {"step": step, "attempt": self.group.attempt, **samples}
+            self._samples.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            self._samples.put()
+
     def saving(self, checkpoint: CheckpointStatus | None, trouble: str, gauges: dict[str, float]) -> None:
         """Report what is new about checkpoints; `trouble` is shown until there is none."""
         self._trouble = trouble
@@ -153,6 +162,8 @@ class TrainingProgress:
             self._file.close()
         if self._events:
             self._events.close()
+        if self._samples:
+            self._samples.close()
         if self._trackers:
             self._trackers.close()
 

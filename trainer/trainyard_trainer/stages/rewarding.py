@@ -76,7 +76,7 @@ class Rewarding:
             model = self._begun.first()
             leave_out_dropout(model)
             reference = Reference(model, self._stage, engine)
-        return Learning(self._stage, batches, engine, reference, self._group.job.seed, self._group.rank)
+        return Learning(self._stage, batches, engine, reference, self._group, trouble=lambda: self.objective.trouble)
 
 
 def more_updates(

@@ -162,6 +162,8 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
                     stop = True
                 else:
                     progress.held_out(step, held_out_losses)
+                    if rewarding:
+                        progress.samples(step, rewarding.objective.best_and_worst())
                     saving.validated(step, held_out_losses["held_out_loss"])
             if stop or last:
                 pulse.beat("saving")

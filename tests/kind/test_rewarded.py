@@ -1,0 +1,67 @@
+"""Three workers learn from rewards by ppo. One's pod is deleted and another's rank killed: each prompt counts once, and the
+weights end as if nothing had happened.
+"""
+
+import json
+import random
+
+from kind.cluster import Namespace, Run
+from kind.faults import kill_rank
+from kind.runs import small_run
+
+STEPS, PROMPTS = 60, 6
+REWARDS = """
+def right(completions, answers, **_):
+    return [float(said == wanted) for said, wanted in zip(completions, answers)]
+"""
+
+
+def rewarded_run(namespace: Namespace, name: str) -> Run:
+    """A model that names the larger of two digits learns to."""
+    draw = random.Random(0)
+    rows = [{"prompt": f"{a} or {b}?", "completion": f"{max(a, b)}"} for a in range(10) for b in range(10)]
+    draw.shuffle(rows)
+    (namespace.folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (namespace.folder / "rewards.py").write_text(REWARDS)
+    manifest = small_run(name, workers=3, steps=10)
+    corpus, base, *_ = manifest["spec"]["stages"]
+    source = {"path": "/storage/pairs.jsonl", "format": "conversations"}
+    pairs = {"sources": [source], "tokenizer": {"stage": "corpus"}, "heldOutFraction": 0.2}
+    ppo = {
+        "data": "pairs",
+        "model": {"stage": "base"},
+        "steps": STEPS,
+        "sequenceLength": 64,
+        "globalBatch": PROMPTS,
+        "microBatch": 2,
+        "rewards": [{"function": "/storage/rewards.py:right"}],
+        "rollout": {"responses": 2, "maxNewTokens": 8},
+        "policy": {"epochs": 2},
+        "validation": {"everySteps": STEPS, "sequences": 4},
+        "checkpoint": {"everySteps": 10},
+        "deepspeed": {"zero_optimization": {"stage": 2}},
+    }
+    manifest["spec"]["stages"] = [corpus, base, {"name": "pairs", "prepare": pairs}, {"name": "solver", "ppo": ppo}]
+    return namespace.apply(manifest)
+
+
+def test_what_dies_while_it_draws_or_learns_loses_no_prompt_and_repeats_none(namespace: Namespace) -> None:
+    run = rewarded_run(namespace, "disturbed")
+    run.until_step(15, attempt=4, saved=10, stage="solver")
+    first = run.group("solver")
+    run.delete_pod(1, "solver", force=True)
+    run.until_step(30, attempt=5, saved=10, stage="solver")
+    kill_rank(run, 0, "solver")
+    status = run.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
+
+    assert [(it["cause"], it["tier"]) for it in status["recoveries"]] == [
+        ("PodDeleted", "pod"),
+        ("ProcessFailed", "ranks"),
+    ]
+    assert [worker for worker, pod in run.group("solver").items() if pod != first[worker]] == [1]
+    last = {row["step"]: (row["position"], row["sequences"]) for row in run.losses("solver")}
+    assert [last[step] for step in sorted(last)] == [(PROMPTS * step, PROMPTS) for step in range(STEPS)]
+
+    calm = rewarded_run(namespace, "calm")
+    calm.until(lambda s: s.get("phase") == "Succeeded", 300, "succeeds")
+    assert run.trained("solver") == calm.trained("solver")
