@@ -66,7 +66,10 @@ def _write(folder: Path, seed: int) -> None:
     model = {"type": "llama", "config": LLAMA}
     sizes = {"sequenceLength": 128, "globalBatch": 8, "microBatch": 8, "optimizer": {"learningRate": 3e-3}}
     stages = [
-        {"name": "texts", "prepare": {"sources": [{"path": str(texts)}], "tokenizer": {"vocabSize": 280}}},
+        {
+            "name": "texts",
+            "prepare": {"sources": [{"path": str(texts)}], "tokenizer": {"vocabSize": 280}, "heldOutFraction": 0.3},
+        },
         {
             "name": "chat",
             "prepare": {

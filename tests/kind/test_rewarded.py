@@ -9,7 +9,7 @@ from kind.cluster import Namespace, Run
 from kind.faults import kill_rank
 from kind.runs import small_run
 
-STEPS, PROMPTS = 60, 6
+STEPS, PROMPTS = 45, 6
 REWARDS = """
 def right(completions, answers, **_):
     return [float(said == wanted) for said, wanted in zip(completions, answers)]
@@ -21,11 +21,13 @@ def rewarded_run(namespace: Namespace, name: str) -> Run:
     draw = random.Random(0)
     rows = [{"prompt": f"{a} or {b}?", "completion": f"{max(a, b)}"} for a in range(10) for b in range(10)]
     draw.shuffle(rows)
-    (namespace.folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (namespace.folder / "rewards.py").write_text(REWARDS)
+    written = "".join(json.dumps(row) + "\n" for row in rows)
+    for file, text in (("pairs.jsonl", written), ("rewards.py", REWARDS)):
+        (namespace.folder / file).write_text(text)
+        (namespace.folder / file).chmod(0o644)
     manifest = small_run(name, workers=3, steps=10)
     corpus, base, *_ = manifest["spec"]["stages"]
-    source = {"path": "/storage/pairs.jsonl", "format": "conversations"}
+    source = {"path": "pairs.jsonl", "format": "conversations"}
     pairs = {"sources": [source], "tokenizer": {"stage": "corpus"}, "heldOutFraction": 0.2}
     ppo = {
         "data": "pairs",
@@ -34,7 +36,7 @@ def rewarded_run(namespace: Namespace, name: str) -> Run:
         "sequenceLength": 64,
         "globalBatch": PROMPTS,
         "microBatch": 2,
-        "rewards": [{"function": "/storage/rewards.py:right"}],
+        "rewards": [{"function": "rewards.py:right"}],
         "rollout": {"responses": 2, "maxNewTokens": 8},
         "policy": {"epochs": 2},
         "validation": {"everySteps": STEPS, "sequences": 4},
