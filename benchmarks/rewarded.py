@@ -1,7 +1,7 @@
 """Whether a model learns what can be checked: the share of right answers to new prompts, as grpo goes on.
 
-One run a seed, by `trainyard run`, as a user has it: a small Llama is fine-tuned to sort four digits until it is right about half
-of the time, and then learns from a function that says of its own answers whether they are right. Answers are drawn at
+One run a seed, by `trainyard run`, as a user has it: a small Llama is fine-tuned to sort four digits until it is right about
+half of the time, and then learns from a function that says of its own answers whether they are right. Answers are drawn at
 temperature 1, eight to each of 128 prompts that it has not learned from. Intervals are Wilson's over prompts, 95 %. Two minutes
 a seed on two cores.
 """
@@ -80,7 +80,7 @@ def _write(folder: Path, seed: int) -> None:
         },
         {
             "name": "base",
-            "pretrain": {"data": "texts", "model": {"type": "llama", "config": LLAMA}, "steps": 20, **sizes},
+            "pretrain": {"data": "texts", "model": model, "steps": 20, **sizes},
         },
         {"name": "tuned", "sft": {"data": "chat", "model": {"stage": "base"}, "steps": 220, **sizes}},
         {

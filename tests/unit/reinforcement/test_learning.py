@@ -6,7 +6,7 @@ from torch import Tensor
 from trainyard_trainer.data.batch import IGNORED
 from trainyard_trainer.reinforcement import advantages, losses
 from trainyard_trainer.reinforcement.learning import of_groups, rewards_of_tokens
-from trainyard_trainer.reinforcement.rollouts import RolloutBatch
+from trainyard_trainer.reinforcement.rows import RolloutBatch
 
 NONE = torch.zeros(2, 5)
 

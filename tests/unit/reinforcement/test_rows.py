@@ -1,15 +1,11 @@
 """What the model reads of responses: with their prompt in one row or each by itself, it says the same of every token."""
 
-from typing import Any
-
 import pytest
 import torch
 from tiny_decoders import MODELS, model_of
-from trainyard_api.training_stages import GrpoStage
 from trainyard_trainer.data.batch import IGNORED
-from trainyard_trainer.data.special_tokens import SpecialTokens
-from trainyard_trainer.reinforcement import rollouts
-from trainyard_trainer.reinforcement.rollouts import Response, Rollouts, worth_sharing
+from trainyard_trainer.reinforcement import rows
+from trainyard_trainer.reinforcement.rows import Response, worth_sharing
 
 PROMPTS = [[3, 4, 5, 6], [], [9]]
 SAID = [[[7, 8, 0], [7]], [[2, 2], [5, 6, 7, 8, 1, 0]], [[1, 0], [1, 3]]]
@@ -20,32 +16,12 @@ RESPONSES = [
 ]
 
 
-def rows_of(monkeypatch: pytest.MonkeyPatch, *, shared: bool) -> Any:
-    monkeypatch.setattr(rollouts, "worth_sharing", lambda *_: shared)
-    stage = GrpoStage.model_validate(
-        {
-            "data": "prompts",
-            "model": {"stage": "tuned"},
-            "steps": 1,
-            "rollout": {"responses": 2},
-            "sequenceLength": 128,
-            "rewards": [{"function": "rewards.py:right"}],
-        }
-    )
-    made = Rollouts.__new__(Rollouts)
-    made._stage, made._tokens, made._width = (
-        stage,
-        SpecialTokens(begin=10, end=0, pad=0, mask=None, sentinels=(), size=11),
-        16,
-    )
-    return made._rows(RESPONSES)
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_the_model_says_the_same_of_every_token(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for shared in (True, False):
-        inputs, read = rows_of(monkeypatch, shared=shared)
+        monkeypatch.setattr(rows, "worth_sharing", lambda *_, shared=shared: shared)
+        inputs, read = rows.read_rows(RESPONSES, 2, begin=10, end=0, width=16)
         with torch.no_grad():
             logits = model_of(name)(**inputs).logits
         labelled = read != IGNORED

@@ -24,7 +24,7 @@ from ..errors import PermanentError, setting
 from ..group import Group
 from . import advantages
 from .objective import ActorCriticLoss, PolicyLoss
-from .rollouts import RolloutBatch
+from .rows import RolloutBatch
 
 
 class Reference:

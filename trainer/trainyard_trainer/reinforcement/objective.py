@@ -16,7 +16,7 @@ from ..engine.criterion import Lost
 from ..engine.log_probabilities import LogProbabilities
 from ..models.critic import values
 from . import losses
-from .rollouts import RolloutBatch
+from .rows import RolloutBatch
 
 
 class PolicyLoss:
