@@ -12,9 +12,10 @@ from .architecture import Architecture, architecture
 from .hardware import Hardware
 from .memory import PROCESS_BYTES, Layout, Memory, layout_of, memory_of_a_rank
 from .quantity import whole
+from .rollout_stages import PpoStage, RolloutStage
 from .run import Spec, Stage
 from .status import PlanStatus
-from .training_stages import PpoStage, RolloutStage, TrainingStage
+from .training_stages import TrainingStage
 
 POSITIONS = {"gpt2": "n_positions"}
 """Model type → its field for positions, where it isn't max_position_embeddings: sequenceLength where it is left out."""

@@ -12,6 +12,7 @@ from .model import Model, rule
 from .names import MAX_RUN_AND_STAGE
 from .quantity import Quantity, whole
 from .recovery import Recovery
+from .rollout_stages import GrpoStage, PpoStage
 from .rules import MAX_STAGES, failure_rules_name_stages, indivisible_rules, reference_rules, references
 from .stages import (
     KINDS,
@@ -22,7 +23,7 @@ from .stages import (
     StageKind,
 )
 from .status import Status
-from .training_stages import DpoStage, GrpoStage, PpoStage, PretrainStage, RewardStage, SftStage, TrainingStage
+from .training_stages import DpoStage, PretrainStage, RewardStage, SftStage, TrainingStage
 
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
 

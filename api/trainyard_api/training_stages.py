@@ -11,16 +11,6 @@ from .numerics import NumericsSettings
 from .objectives import OBJECTIVE_RULES, ModelType, Objective, TrainedOn
 from .optimizer_settings import LossSettings, OptimizerSettings, ScheduleSettings
 from .preference_settings import PreferenceSettings
-from .reward_settings import (
-    GROUP_RULES,
-    ROLLOUT_RULES,
-    CriticPolicySettings,
-    GroupPolicySettings,
-    PolicySettings,
-    RewardSettings,
-    RolloutSettings,
-    SingleRolloutSettings,
-)
 from .telemetry_settings import ProfileSettings, TelemetrySettings
 
 DEEPSPEED_OWNED = {
@@ -328,7 +318,7 @@ class SftStage(TrainingStage):
     )
 
 
-_OF_PAIRS = rule(
+OF_PAIRS = rule(
     "self.loss.zLoss == 0.0 && self.loss.labelSmoothing == 0.0",
     lambda it: it.loss.z_loss == 0 and it.loss.label_smoothing == 0,
     "is that of tokens, and here it is of pairs; leave it out (dpo has preferences.labelSmoothing)",
@@ -336,7 +326,7 @@ _OF_PAIRS = rule(
 )
 
 
-_WHOLE_SEQUENCES = rule(
+WHOLE_SEQUENCES = rule(
     "(!has(self.sequenceParallel) || self.sequenceParallel == 1) && (!has(self.tensorParallel) || self.tensorParallel == 1)",
     lambda it: it.sequence_parallel == it.tensor_parallel == 1,
     "responses are compared by one rank; leave it and tensorParallel out",
@@ -356,7 +346,7 @@ class RewardStage(TrainingStage):
     centring: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Pulls the sum of a pair's scores to 0 (Eisenstein et al. 2023 use 0.01); their mean is taken from them in any case."""
 
-    rules: ClassVar = (*SftStage.rules, _OF_PAIRS, _WHOLE_SEQUENCES)
+    rules: ClassVar = (*SftStage.rules, OF_PAIRS, WHOLE_SEQUENCES)
 
 
 class DpoStage(TrainingStage):
@@ -365,73 +355,9 @@ class DpoStage(TrainingStage):
     kind: ClassVar[str] = "dpo"
     preferences: PreferenceSettings = PreferenceSettings()
 
-    rules: ClassVar = (*SftStage.rules, _OF_PAIRS, _WHOLE_SEQUENCES)
+    rules: ClassVar = (*SftStage.rules, OF_PAIRS, WHOLE_SEQUENCES)
 
     @property
     def objective(self) -> TrainedOn:
         """What it trains on: pairs, or single responses."""
         return "Unpaired" if self.preferences.loss == "KTO" else "Preferences"
-
-
-class RolloutStage(TrainingStage):
-    """Learn from rewards of the model's own responses."""
-
-    objective: ClassVar[TrainedOn] = "Rollouts"
-    rewards: Annotated[list[RewardSettings], Field(min_length=1, max_length=8)]
-    """Who says how good a response is."""
-    rollout: RolloutSettings = RolloutSettings()
-    policy: PolicySettings = PolicySettings()
-
-    rules: ClassVar = (
-        *SftStage.rules,
-        _OF_PAIRS,
-        _WHOLE_SEQUENCES,
-        rule("!self.compile", lambda it: not it.compile, "responses have all lengths; leave it out", "compile"),
-    )
-
-    @property
-    def rows(self) -> int:
-        """Responses to a prompt."""
-        return self.rollout.responses
-
-    @property
-    def mini_batches(self) -> int:
-        """Parts of a global batch that an update is made with each."""
-        return self.policy.mini_batches
-
-    @property
-    def updates(self) -> int:
-        """Of the weights, in a step."""
-        return self.policy.epochs * self.policy.mini_batches
-
-
-class GrpoStage(RolloutStage):
-    """Learn from rewards of the model's own responses, each compared with others to the same prompt. `globalBatch` and
-    `microBatch` count prompts.
-    """
-
-    kind: ClassVar[str] = "grpo"
-    policy: GroupPolicySettings = GroupPolicySettings()
-
-    rules: ClassVar = (*RolloutStage.rules, *GROUP_RULES)
-
-
-class PpoStage(RolloutStage):
-    """Learn from rewards of the model's own responses, each token compared with what a critic expected, which learns beside.
-    `globalBatch` and `microBatch` count prompts.
-    """
-
-    kind: ClassVar[str] = "ppo"
-    rollout: SingleRolloutSettings = SingleRolloutSettings()
-    policy: CriticPolicySettings = CriticPolicySettings()
-
-    rules: ClassVar = (
-        *RolloutStage.rules,
-        *ROLLOUT_RULES,
-        rule(
-            "!has(self.model.lora)",
-            lambda it: it.model.lora is None,
-            "the critic has no adapters; leave it out, or use grpo",
-            "model.lora",
-        ),
-    )

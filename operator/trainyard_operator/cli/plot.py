@@ -1,5 +1,6 @@
 """`trainyard plot RUN`: the loss curve as a PNG, with held-out loss and recoveries, from the run's metrics.jsonl; beside it
-RUN-times.png, what steps are spent on, RUN-profile.png where there is a profile, and RUN-judged.png of a reward model.
+RUN-times.png, what steps are spent on, RUN-profile.png where there is a profile, RUN-judged.png of a reward model, and
+RUN-rewards.png of what learns from rewards.
 
 Steps that were computed again after a recovery count once, as the latest attempt had them.
 """
@@ -18,6 +19,7 @@ from trainyard_api.storage import Storage
 from ..cluster.home import Home
 from .get import selected
 from .plot_judged import draw_judged
+from .plot_rewards import draw_rewards, read_rewards
 from .plot_times import draw_operators, draw_times, read_times
 from .taking_up import artifacts
 
@@ -70,6 +72,9 @@ def plot(home: Home, run: TrainingRun, output: Path) -> list[Path]:
             title = f"{run.metadata.name}: {name}"
             draw(curve, title, file)
             drawn += [file, *_draw_times(artifacts(home, run), name, metrics, title, file)]
+            if figures := read_rewards(metrics):
+                drawn.append(_beside(file, "rewards"))
+                draw_rewards(figures, title, drawn[-1])
             with suppress(FileNotFoundError):
                 report = json.loads(artifacts(home, run).read(f"{name}/report.json"))
                 drawn.append(_beside(file, "judged"))

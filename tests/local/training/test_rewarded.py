@@ -12,6 +12,7 @@ import torch
 from preparing import put, run_prepare
 from training import TINY, a_job, committed_steps, metric_lines, shard_digests
 from trainyard_api.protocol import Job
+from trainyard_operator.cli.plot_rewards import draw_rewards, read_rewards
 from trainyard_trainer.artifacts import read_artifact
 from trainyard_trainer.checkpoint.trained import load_trained
 from trainyard_trainer.data.objectives.rewards import Rewards
@@ -132,6 +133,15 @@ def test_it_learns_what_is_rewarded(learned: Path) -> None:
     assert {each["reward"] for each in samples[0]["best"]} == {1}
     assert {each["reward"] for each in samples[0]["worst"]} == {0}
     assert all(" or " in each["prompt"] and each["completion"] == each["answer"] for each in samples[0]["best"])
+
+
+def test_its_curves_are_drawn(learned: Path, tmp_path: Path) -> None:
+    figures = read_rewards((learned / "metrics.jsonl").read_text())
+    assert sorted(figures["held_out_reward"]) == [20, 40]
+    assert len(figures["reward"]) == len(figures["reward_deviation"]) == LAST
+    assert ("explained_variance" in figures, "kl" in figures) == ((learned.name == "ppo"),) * 2
+    draw_rewards(figures, "tiny: solver", tmp_path / "rewards.png")
+    assert (tmp_path / "rewards.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_killed_it_goes_on_to_the_same_bits(storage: Path, learned: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from trainyard_api.training_stages import GrpoStage, PpoStage, RolloutStage
+from trainyard_api.rollout_stages import GrpoStage, PpoStage, RolloutStage
 
 from ..data.batch import IGNORED, Batch
 from ..engine import processes

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from trainyard_api.training_stages import GrpoStage, PpoStage, RolloutStage
+from trainyard_api.rollout_stages import GrpoStage, PpoStage, RolloutStage
 
 from ..data.batch import IGNORED, Batch
 from ..engine import processes

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from trainyard_api.training_stages import GrpoStage, RolloutStage
+from trainyard_api.rollout_stages import GrpoStage, RolloutStage
 
 from ..data.fetched import fetch_file
 from ..data.objectives.objective import Sample

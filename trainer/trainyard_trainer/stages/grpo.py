@@ -1,7 +1,7 @@
 """Learn from rewards of the model's own responses: GRPO and its kin."""
 
 from trainyard_api.protocol import Artifact
-from trainyard_api.training_stages import GrpoStage
+from trainyard_api.rollout_stages import GrpoStage
 
 from ..group import Group
 from .training import train

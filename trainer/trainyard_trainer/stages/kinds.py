@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch
-from trainyard_api.training_stages import DpoStage, PpoStage, RewardStage, RolloutStage, SftStage, TrainingStage
+from trainyard_api.rollout_stages import PpoStage, RolloutStage
+from trainyard_api.training_stages import DpoStage, RewardStage, SftStage, TrainingStage
 from transformers import PreTrainedModel
 
 from ..engine.criterion import Criterion

@@ -1,7 +1,7 @@
 """Learn from rewards of the model's own responses: PPO with a critic."""
 
 from trainyard_api.protocol import Artifact
-from trainyard_api.training_stages import PpoStage
+from trainyard_api.rollout_stages import PpoStage
 
 from ..group import Group
 from .training import train

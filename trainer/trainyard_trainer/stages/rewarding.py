@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from trainyard_api.training_stages import RolloutStage
+from trainyard_api.rollout_stages import RolloutStage
 from transformers import PreTrainedModel
 
 from ..data.batch import Batch

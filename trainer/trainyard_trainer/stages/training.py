@@ -20,8 +20,9 @@ import torch
 from trainyard_api.checkpoint import MANIFEST, Cursor, CursorPart, Manifest, committed
 from trainyard_api.objectives import TrainedOn
 from trainyard_api.protocol import Artifact
+from trainyard_api.rollout_stages import RolloutStage
 from trainyard_api.storage import Files, Storage
-from trainyard_api.training_stages import RewardStage, RolloutStage, TrainingStage
+from trainyard_api.training_stages import RewardStage, TrainingStage
 from transformers import PreTrainedModel
 
 from .. import stopping
