@@ -18,7 +18,7 @@ from trainyard_trainer.evaluation.intervals import wilson
 from .figures import Figure, Results, main
 
 BAR = 0.9
-ROWS, PROMPTS, STEPS, EVERY = 4000, 128, 150, 30
+ROWS, PROMPTS, STEPS, EVERY = 4000, 128, 200, 40
 DEADLINE = 900
 LLAMA = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 RIGHT = """
@@ -82,7 +82,7 @@ def _write(folder: Path, seed: int) -> None:
             "name": "base",
             "pretrain": {"data": "texts", "model": model, "steps": 20, **sizes},
         },
-        {"name": "tuned", "sft": {"data": "chat", "model": {"stage": "base"}, "steps": 220, **sizes}},
+        {"name": "tuned", "sft": {"data": "chat", "model": {"stage": "base"}, "steps": 260, **sizes}},
         {
             "name": "solver",
             "grpo": {
