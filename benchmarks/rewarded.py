@@ -18,7 +18,7 @@ from trainyard_trainer.evaluation.intervals import wilson
 from .figures import Figure, Results, main
 
 BAR = 0.9
-ROWS, PROMPTS, STEPS, EVERY = 4000, 128, 200, 40
+ROWS, PROMPTS, STEPS, EVERY = 4000, 128, 320, 80
 DEADLINE = 900
 LLAMA = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 RIGHT = """

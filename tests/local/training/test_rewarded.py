@@ -197,6 +197,19 @@ def test_a_model_that_judges_rewards_and_the_critic_begins_as_it(storage: Path, 
     assert trained.model.state_dict().keys() == begun.model.state_dict().keys()
 
 
+def test_adapters_learn_against_the_model_without_them(storage: Path) -> None:
+    settings = {"model": {"stage": "tuned", "lora": {"rank": 4}}, "steps": 3, "policy": {"kl": 0.1, "epochs": 2}}
+    ranks = WarmRanks(rewarded(storage, "adapted", **settings))
+    ranks.succeed()
+    away = means(ranks.output, "kl")
+    assert away[1] == pytest.approx(0, abs=0.01)
+    assert away[3] != 0
+    assert (
+        load_trained(ranks.output).model.state_dict().keys()
+        == load_trained(storage / "tuned").model.state_dict().keys()
+    )
+
+
 def test_a_response_that_was_chosen_is_given_more(storage: Path, judge: Path) -> None:
     tokenizer = storage / "pairs/tokenizer"
     rows = Rewards(64, special_tokens(tokenizer).begin).open(storage / "preferences/held-out")
