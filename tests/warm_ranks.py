@@ -16,6 +16,7 @@ from typing import Any
 import bad_batches
 from conditions import eventually
 from training import Ranks
+from trainyard_api.checkpoint import Name
 from trainyard_api.protocol import Job
 
 MODULES = [
@@ -64,6 +65,26 @@ class WarmRanks(Ranks):
         """Let these go on; all of them if none is named."""
         for rank in ranks or range(len(self.processes)):
             self.processes[rank].held.unlink()
+
+
+def train_saving_each(job: Job, every: int, steps: int, world_size: int) -> WarmRanks:
+    """Training of so many steps that saves every so many, six or more: each time, for a save that came due while another was
+    under way would be skipped. So ranks are held until shards are written, and then until the manifest is.
+    """
+    held_at = range(every + 1, steps + 1, every // 3)
+    ranks = WarmRanks(job, world_size, hold="trainyard_trainer.stages.training:learning_rate", at_call=held_at)
+    for call in held_at:
+        step, later = divmod(call - 1, every)
+        made = ranks.output / "checkpoints" / str(Name(step * every, 1))
+        wanted = {0: ("*.safetensors", world_size), every // 3: ("manifest.json", 1)}.get(later)
+        ranks.until_held()
+        if wanted:
+            pattern, number = wanted
+            eventually(lambda: len([*made.glob(pattern)]) == number, 60, f"{made}/{pattern}", ranks.said)  # noqa: B023
+            time.sleep(0.3)  # for who has written it to say so
+        ranks.release()
+    ranks.succeed()
+    return ranks
 
 
 class _Process:

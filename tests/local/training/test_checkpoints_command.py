@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conditions import eventually
 from object_store import connected_to, object_store
 from training import TINY, a_job, committed_steps, held_out_losses
 from trainyard_api.checkpoint import Name
@@ -17,7 +15,7 @@ from trainyard_api.storage import Files
 from trainyard_operator.cli.checkpoints import checkpoints_command
 from trainyard_operator.cli.main import read_options
 from trainyard_operator.cluster.home import Home
-from warm_ranks import WarmRanks
+from warm_ranks import train_saving_each
 
 MANIFEST: dict[str, Any] = {
     "apiVersion": "trainyard.dev/v1alpha1",
@@ -33,8 +31,6 @@ MANIFEST: dict[str, Any] = {
 }
 SHARD = "rank-00001.safetensors"
 EVERY = 15
-EACH_STEP = "trainyard_trainer.stages.training:learning_rate"
-"""Called before a step."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +69,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "checkpoint": {"everySteps": EVERY, "keep": 4},
     }
     job = a_job("pretrain", output, settings, {"data": corpus})
-    ranks = WarmRanks(job, hold=EACH_STEP, at_call=range(2 * EVERY, 61, EVERY))
-    for step in range(EVERY, 60, EVERY):  # a save that comes due while another is under way would be skipped
-        ranks.until_held()
-        shards = output / "checkpoints" / str(Name(step, 1))
-        eventually(lambda: len(list(shards.glob("*.safetensors"))) == 2, 60, f"{shards} is written", ranks.said)  # noqa: B023
-        if committed_steps(output)[-1:] != [step]:
-            time.sleep(1)  # for who has written it to say so
-        ranks.release()
-    ranks.succeed()
+    train_saving_each(job, EVERY, steps=60, world_size=2)
     steps = committed_steps(output)
     assert steps == [15, 30, 45, 60]
     return Trained(root, steps)

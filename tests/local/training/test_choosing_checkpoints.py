@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from training import TINY, a_job, committed_steps, held_out_losses
-from warm_ranks import WarmRanks
+from warm_ranks import WarmRanks, train_saving_each
 
 
 def trained(corpus: Path, output: Path, **settings: Any) -> WarmRanks:
@@ -14,14 +14,15 @@ def trained(corpus: Path, output: Path, **settings: Any) -> WarmRanks:
 
 
 def test_the_best_checkpoint_stays_with_the_last_ones(corpus: Path, tmp_path: Path) -> None:
-    ranks = trained(
-        corpus,
-        tmp_path / "base",
-        steps=20,
-        optimizer={"learningRate": 3},  # every update makes it worse, on any processor
-        schedule={"warmupSteps": 18, "finalFraction": 1},
-        checkpoint={"everySteps": 2, "keep": 2, "keepBest": 1},
-    )
+    settings = {
+        "steps": 30,
+        "optimizer": {"learningRate": 3},  # every update makes it worse, on any processor
+        "schedule": {"warmupSteps": 28, "finalFraction": 1},
+        "validation": TINY["validation"] | {"everySteps": 6},
+        "checkpoint": {"everySteps": 6, "keep": 2, "keepBest": 1},
+    }
+    job = a_job("pretrain", tmp_path / "base", TINY | settings, {"data": corpus})
+    ranks = train_saving_each(job, 6, steps=30, world_size=1)
     saved = [report["checkpoint"]["step"] for report in ranks.reports() if "checkpoint" in report]
     losses = held_out_losses(ranks.output)
     best = min(saved, key=lambda step: losses[step])

@@ -239,6 +239,8 @@ def test_what_can_not_be_rewarded_is_left_out(storage: Path) -> None:
     assert 0 <= means(ranks.output, "reward")[2] <= 1.5
     assert 0 < means(ranks.output, "left_out")[2] < 128
     assert "can't be rewarded and are left out" in ranks.said()
+    gauges = {name for report in ranks.reports() for name in report.get("metrics", {})}
+    assert {"step_generate_seconds", "step_score_seconds", "step_backward_seconds"} <= gauges
 
 
 def test_where_none_can_be_rewarded_the_run_fails_with_the_reason(storage: Path) -> None:
