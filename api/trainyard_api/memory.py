@@ -72,6 +72,11 @@ class Layout:
     """Whether attention exchanges parts of sequences for heads: it keeps what goes in and out, before and after."""
 
     @property
+    def models(self) -> int:
+        """Those that learn."""
+        return 2 if self.critic else 1
+
+    @property
     def element(self) -> int:
         """Bytes of a weight as layers use it."""
         return 2 if self.bf16 else 4
@@ -142,8 +147,7 @@ class Memory:
 
 def memory_of_a_rank(model: Architecture, layout: Layout) -> Memory:
     """Of rank 0, which holds most."""
-    models = 2 if layout.critic else 1
-    count = models * (model.parameters - model.in_layers + model.in_layers // layout.sharers)
+    count = layout.models * (model.parameters - model.in_layers + model.in_layers // layout.sharers)
     element, zero = layout.element, layout.zero
     own = -(-count // (layout.ranks // layout.sharers)) if zero else count
     masters, moments = (4 * own if zero else 0), 8 * own
@@ -164,7 +168,7 @@ def memory_of_a_rank(model: Architecture, layout: Layout) -> Memory:
         masters=masters,
         moments=moments,
         buckets=_buckets(count, layout),
-        activations=models * _activations(model, layout),
+        activations=layout.models * _activations(model, layout),
         logits=_logits(model, layout),
         update=_update(own, layout),
         heap=0,

@@ -52,9 +52,8 @@ class Plan:
     @property
     def flops_per_token(self) -> int:
         """Forward and backward, each time that it is learned from; drawing responses is not counted."""
-        models = 2 if self.layout.critic else 1
         times = self.settings.updates // self.settings.mini_batches
-        return models * times * self.model.flops_per_token(self.settings.sequence_length)
+        return self.layout.models * times * self.model.flops_per_token(self.settings.sequence_length)
 
     @property
     def memory(self) -> Memory:
@@ -64,7 +63,7 @@ class Plan:
     @property
     def checkpoint_bytes(self) -> int:
         """Of one checkpoint, by all ranks together."""
-        return CHECKPOINT_BYTES * self.model.parameters * (2 if self.layout.critic else 1)
+        return CHECKPOINT_BYTES * self.model.parameters * self.layout.models
 
     def needed(self, layout: Layout) -> int:
         """Bytes of a worker's own memory, all ranks and their processes."""

@@ -4,7 +4,6 @@ one update or several.
 All of it follows from the weights, the seed and the batch's number, so a step that is done again is done alike.
 """
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,11 +14,11 @@ import torch
 from torch import Tensor
 from trainyard_api.rollout_stages import GrpoStage, PpoStage, RolloutStage
 
-from ..data.batch import IGNORED, Batch
 from ..engine import processes
 from ..engine.batches import Batches
 from ..engine.engine import Engine
 from ..engine.log_probabilities import LogProbabilities
+from ..engine.randomness import generator_of
 from ..errors import PermanentError, setting
 from ..group import Group
 from . import advantages
@@ -37,8 +36,7 @@ class Reference:
     @torch.no_grad()
     def __call__(self, batch: RolloutBatch) -> Tensor:
         """Log-probabilities of labels, (B, T)."""
-        found = self._log_probabilities(self._model, Batch(batch.inputs, batch.read))
-        return batch.by_response(found[batch.read != IGNORED])
+        return batch.by_response(self._log_probabilities(self._model, batch.as_read())[batch.is_read])
 
 
 class Learning:
@@ -77,8 +75,7 @@ class Learning:
         parts = self._stage.policy.mini_batches
         if parts == 1:
             return [own]
-        key = hashlib.sha256(f"{self._seed} {number} {epoch} {self._rank}".encode()).digest()[:16]
-        order = np.random.Generator(np.random.Philox(key=int.from_bytes(key))).permutation(len(own))
+        order = generator_of(self._seed, number, epoch, self._rank).permutation(len(own))
         return [[own[place] for place in places] for places in np.split(order, parts)]
 
     def _judged(self, batch: RolloutBatch) -> RolloutBatch:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from trainyard_api.rollout_stages import GrpoStage, PpoStage, RolloutStage
 
-from ..data.batch import IGNORED, Batch
+from ..data.batch import Batch
 from ..engine import processes
 from ..engine.criterion import Lost
 from ..engine.log_probabilities import LogProbabilities
@@ -57,8 +57,7 @@ class PolicyLoss:
 
     def log_probabilities(self, module: nn.Module, batch: RolloutBatch) -> Tensor:
         """Of each label, (B, T)."""
-        found = self._log_probabilities(module, Batch(batch.inputs, batch.read))
-        return batch.by_response(found[batch.read != IGNORED])
+        return batch.by_response(self._log_probabilities(module, batch.as_read())[batch.is_read])
 
     def __call__(self, module: nn.Module, batch: RolloutBatch) -> Lost:
         """Figures are of responses, or means over a response's tokens: `informative` whether others to its prompt have another
@@ -134,7 +133,7 @@ class ActorCriticLoss(PolicyLoss):
 
     def values(self, module: nn.Module, batch: RolloutBatch) -> Tensor:
         """The critic's, (B, T), before each token."""
-        ends_N = (batch.read != IGNORED).flatten().nonzero().flatten()
+        ends_N = batch.is_read.flatten().nonzero().flatten()
         return batch.by_response(values(self._model, batch.inputs, ends_N))
 
     def _losses(self, log_probabilities_BT: Tensor, batch: RolloutBatch) -> tuple[Tensor, list[Tensor]]:

@@ -2,12 +2,11 @@
 answer.
 
 A function is named `module:function`, or `path/to/file.py:function`. It is called with keyword arguments, each a list of one
-value a response: `prompts` and `completions` (texts), and what else the prompts' rows have (`answer`, …). It gives a list of as
-many numbers; None, or what is no finite number, says that it can't tell. It may be a coroutine function. What it prints goes to
-the rank's log.
+value a response: the texts `prompts`, `completions` and `answers`. It gives a list of as many numbers; None, or what is no
+finite number, says that it can't tell. It may be a coroutine function. What it prints goes to the rank's log.
 
-    def right(prompts, completions, answer, **_):
-        return [float(wanted in said) for wanted, said in zip(answer, completions)]
+    def right(prompts, completions, answers, **_):
+        return [float(wanted in said) for wanted, said in zip(answers, completions)]
 
 The process speaks JSON, a line for each call, on its standard input and output: `python -m …reward_functions FUNCTION`.
 """
@@ -37,7 +36,7 @@ class Rewarded(NamedTuple):
 
 
 class RewardFunction:
-    """A user's function, in a process that begins with the first call and again after each that had to be killed."""
+    """A user's function, in a process that begins at once, and again with the first call after one that had to be killed."""
 
     def __init__(self, name: str, field: str, timeout_seconds: float) -> None:
         """`field` is where the user has named it. PermanentError if there is no such function."""

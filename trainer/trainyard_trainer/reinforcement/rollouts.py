@@ -1,11 +1,10 @@
-"""The model's own responses to prompts, as what it trains on: drawn, rewarded and compared within their group when a batch is
-wanted, so that they are never of an older model.
+"""The model's own responses to prompts, as what it trains on: drawn and rewarded when a batch is wanted, so that they are never
+of an older model.
 
 A prompt is a conversation up to its last response, which reward functions are told as the answer. What is drawn follows from
 the weights, the seed and the prompts' positions in the order of data alone: a step that is done again draws the same.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..data.fetched import fetch_file
 from ..data.objectives.objective import Sample
 from ..data.special_tokens import SpecialTokens
 from ..data.tokenizer import load_tokenizer
+from ..engine.randomness import generator_of
 from ..engine.step_times import StepTimes
 from ..errors import setting
 from ..group import Group
@@ -112,9 +112,7 @@ class Rollouts:
 
     def _uniform(self, position: int, number: int) -> np.ndarray:
         """The numbers that decide what response `number` to the prompt at a position says."""
-        key = hashlib.sha256(f"{self._seed} {position} {number}".encode()).digest()[:16]
-        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key)))
-        return generator.random(self._stage.rollout.max_new_tokens)
+        return generator_of(self._seed, position, number).random(self._stage.rollout.max_new_tokens)
 
     def _rewarded(self, responses: list[Response], answers: list[list[int]]) -> Tensor:
         """float (B,), not a number where one could not tell."""

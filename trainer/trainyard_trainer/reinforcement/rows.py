@@ -57,6 +57,15 @@ class RolloutBatch(Batch):
         """bool (B, T): tokens of responses that count."""
         return (self.labels != IGNORED) & self.counts.flatten()[:, None]
 
+    @property
+    def is_read(self) -> Tensor:
+        """bool, in the shape of the rows that the model reads: where a label lies."""
+        return self.read != IGNORED
+
+    def as_read(self) -> Batch:
+        """What the model reads, and its labels."""
+        return Batch(self.inputs, self.read)
+
     def by_response(self, found_N: Tensor) -> Tensor:
         """What was found for each label, one after the other, (B, T); 0 where none is."""
         none_BT = torch.zeros(self.labels.shape, dtype=found_N.dtype, device=found_N.device)

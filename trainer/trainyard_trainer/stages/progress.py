@@ -1,8 +1,9 @@
 """What training says of itself, a step at a time: metrics.jsonl for plots, TensorBoard's events, `Progress` for the status.
 
 metrics.jsonl holds {time, attempt, step, position, sequences, loss, learning_rate, grad_norm, tokens, tokens_per_second,
-step_seconds, mfu, memory_bytes, seconds: {data, forward, backward, optimizer, checkpoint, wait}} a step, the last three of
-rank 0, and {time, attempt, step, held_out_loss} a validation, with held_out_loss_<stage> for each part of a
+step_seconds, mfu, memory_bytes, seconds: {data, forward, backward, optimizer, checkpoint, wait}} a step (and generate and
+score in seconds where responses are drawn), the last three of rank 0, and {time, attempt, step, held_out_loss} a validation,
+with held_out_loss_<stage> for each part of a
 mixture. `position` is the first of the step's `sequences` in the order of data, so the rows of each step's last attempt
 are a ledger of what was trained on. A batch that was left out is a line {time, attempt, step, fault: {kind, action, what,
 loss, grad_norm, position, sequences, samples}} before that of its step; `samples` are those whose own loss was no number, where
