@@ -4,16 +4,20 @@ for text that is noise.
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 
 UNUSED = 200
 """A byte's token that the tests' text never has."""
 
 
-def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = ()) -> None:
-    """In this process, the batches of these numbers are bad: in `no_number` the first micro-batch, in `noise` all of them."""
+def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = (), weights: Sequence[int] = ()) -> None:
+    """In this process, the batches of these numbers are bad: in `no_number` the first micro-batch, in `noise` all of them. Of the
+    `weights` that are given to those that draw, those of these times are none that anybody has trained.
+    """
     from trainyard_trainer.data.batch import Batch
     from trainyard_trainer.engine.batches import Batches
     from trainyard_trainer.models import origin
@@ -38,4 +42,22 @@ def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = ()) -> None:
                     each[each == UNUSED] = 0
                 yield batch
 
-    origin.build_model, training.Batches = build_model, BadBatches
+    if weights:
+        _spoil_weights(weights)
+    else:
+        origin.build_model, training.Batches = build_model, BadBatches
+
+
+def _spoil_weights(times: Sequence[int]) -> None:
+    from trainyard_trainer.reinforcement import apart
+
+    given, counted = apart.weights_of, count(1)
+
+    def weights_of(engine: Any) -> Any:
+        weights = given(engine)
+        if next(counted) in times:
+            for each in weights.values():
+                each.content.view(np.float32)[:] *= -3
+        return weights
+
+    apart.weights_of = weights_of

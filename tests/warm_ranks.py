@@ -56,10 +56,10 @@ class WarmRanks(Ranks):
         process.start()
         return _Process(process, held)
 
-    def until_held(self) -> None:
-        """Wait until all ranks are where they are held."""
-        for process in self.processes:
-            eventually(process.held.exists, 60, f"rank at {self._hold}", self.said)
+    def until_held(self, *ranks: int) -> None:
+        """Wait until these are where they are held; all ranks if none is named."""
+        for rank in ranks or range(len(self.processes)):
+            eventually(self.processes[rank].held.exists, 60, f"rank at {self._hold}", self.said)
 
     def release(self, *ranks: int) -> None:
         """Let these go on; all of them if none is named."""

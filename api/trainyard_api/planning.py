@@ -93,6 +93,11 @@ class Plan:
         )
         return next(sizes, None)
 
+    @property
+    def all_ranks(self) -> int:
+        """With those that draw and don't learn."""
+        return self.layout.ranks + self.settings.drawing_workers * self.ranks_per_worker
+
     def status(self) -> PlanStatus:
         """What the run's status says of it."""
         return PlanStatus(
@@ -120,8 +125,9 @@ def _plan_of(spec: Spec, stage: Stage, settings: TrainingStage) -> Plan | None:
     model = _model(spec, settings)
     if model is None:
         return None
-    resources, workers = spec.stage_resources(stage), spec.stage_workers(stage)
-    one = layout_of(settings, spec.ranks(stage), on_gpu=resources.gpus > 0)
+    resources = spec.stage_resources(stage)
+    workers = spec.stage_workers(stage) - settings.drawing_workers
+    one = layout_of(settings, spec.learners(stage), on_gpu=resources.gpus > 0)
     if isinstance(settings, RolloutStage):
         one = replace(one, critic=isinstance(settings, PpoStage), frozen=_frozen(spec, settings, model, one))
     shard = memory_of_a_rank(model, replace(one, on_gpu=True, offload_optimizer=False, offload_parameters=False)).host

@@ -44,6 +44,27 @@ class RolloutSettings(Model):
     """Of drawing, and so of the probabilities that are learned."""
     truncated_reward: Annotated[float, Field(ge=-1000, le=1000)] | None = None
     """What a response is given instead of its reward that was cut off at maxNewTokens, before it said its end."""
+    workers: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """So many of the stage's workers, the last ones, draw and reward, over Ray, and the others learn. With 0 those that learn
+    draw as well, and neither ever waits for the other.
+    """
+    overlap: bool = False
+    """Draw the next batch while this one is learned from: by weights that are a step old then, which policy.importanceCap makes
+    up for. Only with workers that draw.
+    """
+    max_mismatch: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """How far log-probabilities in training may be from those that tokens were drawn with, in the mean, in nats. A step beyond is
+    refused: weights are given anew to those that draw, and if it is still beyond then, the attempt ends.
+    """
+
+    rules: ClassVar = (
+        rule(
+            "!self.overlap || self.workers > 0",
+            lambda it: not it.overlap or it.workers > 0,
+            "takes workers that draw beside those that learn; set workers, or leave it out",
+            "overlap",
+        ),
+    )
 
 
 class SingleRolloutSettings(RolloutSettings):
@@ -68,7 +89,8 @@ class PolicySettings(Model):
     """How much going away from the model that the stage begins with costs. More than 0 keeps that model in memory."""
     importance_cap: Annotated[float, Field(ge=1, le=1000)] | None = None
     """Weigh each token by the ratio of its probabilities in training to those it was drawn with, at most this (Yao et al.
-    2025, truncated importance sampling): for where the two differ, as in bf16.
+    2025, truncated importance sampling): for where the two differ, as in bf16. With rollout.overlap it is 2 where it is left
+    out.
     """
 
 

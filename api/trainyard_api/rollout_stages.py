@@ -19,6 +19,9 @@ from .reward_settings import (
 from .training_stages import OF_PAIRS, WHOLE_SEQUENCES, SftStage, TrainingStage
 
 
+_CAP = 2.0
+
+
 class RolloutStage(TrainingStage):
     """Learn from rewards of the model's own responses."""
 
@@ -39,6 +42,16 @@ class RolloutStage(TrainingStage):
     def rows(self) -> int:
         """Responses to a prompt."""
         return self.rollout.responses
+
+    @property
+    def drawing_workers(self) -> int:
+        """Workers that draw and don't learn."""
+        return self.rollout.workers
+
+    @property
+    def importance_cap(self) -> float | None:
+        """Of the weights of tokens, None where they have none."""
+        return self.policy.importance_cap or (_CAP if self.rollout.overlap else None)
 
     @property
     def mini_batches(self) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .training_stages import TrainingStage
 
 _SHARING: tuple[StageKind, ...] = ("pretrain", "sft")
+_DRAWING: tuple[StageKind, ...] = ("ppo", "grpo")
 _PREPARED: tuple[StageKind, ...] = ("prepare",)
 REFERENCES: tuple[tuple[StageKind, str, tuple[StageKind, ...]], ...] = (
     ("prepare", "tokenizer.stage", _PREPARED),
@@ -140,11 +141,36 @@ def _own(section: str, field: str) -> str:
     return f"(has(s.{section}) ? s.{section}.{field} : self.{section}.{field})"
 
 
-_RANKS = (
-    f"({_own('workers', 'count')} * "
-    f"({_own('resources', 'gpus')} > 0 ? {_own('resources', 'gpus')} : {_own('resources', 'processes')}))"
-)
-"""Of the stage `s`."""
+def _ranks(kind: StageKind) -> str:
+    """Those of the stage `s`, of a kind, that learn."""
+    workers = _own("workers", "count")
+    learners = f"({workers} - s.{kind}.rollout.workers)" if kind in _DRAWING else workers
+    gpus, processes = _own("resources", "gpus"), _own("resources", "processes")
+    return f"({learners} * ({gpus} > 0 ? {gpus} : {processes}))"
+
+
+def learner_rules() -> tuple[Rule, ...]:
+    """Of workers that draw and those that learn there are both."""
+    return tuple(map(_learner_rule, _DRAWING))
+
+
+def _learner_rule(kind: StageKind) -> Rule:
+    def mistakes(spec: "Spec") -> list[Mistake]:
+        found = []
+        for i, stage in enumerate(spec.stages):
+            drawing = stage.training.drawing_workers if stage.kind == kind and stage.training else 0
+            if drawing and drawing >= (workers := spec.stage_workers(stage)):
+                text = f"{drawing} of {workers} workers leave none to learn; lower it, or raise workers.count"
+                found.append((f"stages[{i}].{kind}.rollout.workers", text))
+        return found
+
+    drawing, workers = f"s.{kind}.rollout.workers", _own("workers", "count")
+    text = (
+        f"'stages[%d].{kind}.rollout.workers: %d of %d workers leave none to learn; lower it, or raise workers.count'"
+        f".format([i, {drawing}, {workers}])"
+    )
+    message = f"{kind}.rollout.workers must leave workers that learn"
+    return _rule_of_stages(kind, f"{drawing} > 0 && {drawing} >= {workers}", text, message, mistakes)
 
 
 def _unshared_rule(kind: StageKind, field: str) -> Rule:
@@ -161,8 +187,8 @@ def _unshared_rule(kind: StageKind, field: str) -> Rule:
             if (ranks := spec.ranks(stage)) % shared(stage.training)
         ]
 
-    wrong = f"{_RANKS} % s.{kind}.{field} != 0"
-    text = f"'stages[%d].{kind}.{field}: does not divide the %d ranks; use a divisor of that'.format([i, {_RANKS}])"
+    wrong = f"{_ranks(kind)} % s.{kind}.{field} != 0"
+    text = f"'stages[%d].{kind}.{field}: does not divide the %d ranks; use a divisor of that'.format([i, {_ranks(kind)}])"
     message = f"{kind}.{field} must divide the number of ranks (workers × gpus or processes)"
     return _rule_of_stages(kind, wrong, text, message, mistakes)
 
@@ -173,10 +199,10 @@ def _indivisible_rule(kind: StageKind) -> Rule:
         for i, stage in enumerate(spec.stages):
             if stage.kind != kind or stage.training is None:
                 continue
-            ranks = spec.ranks(stage) // stage.training.sharers
+            ranks = spec.learners(stage) // stage.training.sharers
             micro, batch = stage.training.micro_batch, stage.training.global_batch
             unit = ranks * micro
-            if unit and batch % unit:
+            if unit > 0 and batch % unit:
                 below, above = batch // unit * unit, (batch // unit + 1) * unit
                 use = f"{below} or {above}" if below else f"{above}"
                 text = f"{batch} is not divisible by {ranks} ranks × microBatch {micro}; use {use}"
@@ -185,7 +211,7 @@ def _indivisible_rule(kind: StageKind) -> Rule:
 
     settings = f"s.{kind}"
     batch, micro = f"{settings}.globalBatch", f"{settings}.microBatch"
-    ranks = f"[{_RANKS} / ({settings}.sequenceParallel * {settings}.tensorParallel)]"
+    ranks = f"[{_ranks(kind)} / ({settings}.sequenceParallel * {settings}.tensorParallel)]"
     wrong = f"{ranks}.exists(r, r > 0 && {batch} % (r * {micro}) != 0)"
     text = (
         f"{ranks}.map(r, [r * {micro}].map(unit, "

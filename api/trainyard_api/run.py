@@ -13,7 +13,7 @@ from .names import MAX_RUN_AND_STAGE
 from .quantity import Quantity, whole
 from .recovery import Recovery
 from .rollout_stages import GrpoStage, PpoStage
-from .rules import MAX_STAGES, failure_rules_name_stages, indivisible_rules, reference_rules, references
+from .rules import MAX_STAGES, failure_rules_name_stages, indivisible_rules, learner_rules, reference_rules, references
 from .stages import (
     KINDS,
     SINGLE_PROCESS_KINDS,
@@ -188,6 +188,7 @@ class Spec(Model):
             "stages",
         ),
         *reference_rules(),
+        *learner_rules(),
         *indivisible_rules(),
         failure_rules_name_stages(),
     )
@@ -203,10 +204,15 @@ class Spec(Model):
         return stage.resources or self.resources
 
     def ranks(self, stage: Stage) -> int:
-        """World size of the stage: all ranks of all its workers."""
+        """All ranks of all the stage's workers."""
         if stage.kind in SINGLE_PROCESS_KINDS:
             return 1
         return self.stage_workers(stage) * self.stage_resources(stage).ranks
+
+    def learners(self, stage: Stage) -> int:
+        """Those of the ranks that learn, where others draw."""
+        training = stage.training
+        return self.ranks(stage) - (training.drawing_workers if training else 0) * self.ranks_per_worker(stage)
 
     def ranks_per_worker(self, stage: Stage) -> int:
         """Ranks in each of the stage's pods."""

@@ -256,6 +256,11 @@ class TrainingStage(Model):
         return self.global_batch * self.rows * self.sequence_length
 
     @property
+    def drawing_workers(self) -> int:
+        """Workers that draw and don't learn."""
+        return 0
+
+    @property
     def mini_batches(self) -> int:
         """Parts of a global batch that an update is made with each."""
         return 1

@@ -58,14 +58,14 @@ class Forecast:
         """At most."""
         if self.seconds is None or self.hardware is None:
             return None
-        return self.hardware.watts * self.plan.layout.ranks * self.seconds
+        return self.hardware.watts * self.plan.all_ranks * self.seconds
 
     @property
     def dollars(self) -> float | None:
         """For the GPUs."""
         if self.seconds is None or self.hardware is None or self.hardware.price_per_hour is None:
             return None
-        return self.hardware.price_per_hour * self.plan.layout.ranks * self.seconds / 3600
+        return self.hardware.price_per_hour * self.plan.all_ranks * self.seconds / 3600
 
     @property
     def save_seconds(self) -> float:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-PARTS = ("data", "generate", "score", "forward", "backward", "optimizer", "checkpoint", "wait")
+PARTS = ("data", "generate", "score", "push", "forward", "backward", "optimizer", "checkpoint", "wait")
 _OPERATORS = 20
 
 

@@ -29,11 +29,11 @@ from torch import Tensor
 from ..engine.engine import Engine
 from ..engine.randomness import save_streams
 from ..engine.state import MASTER, Fragment
-from .tensors import NUMERICS, STREAM
+from .tensors import CARRIED, NUMERICS, STREAM
 
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.uint8: "U8"}
 _ALIGNMENT = 64
-_AS_IT_IS = (f"{STREAM}/", f"{NUMERICS}/")
+_AS_IT_IS = (f"{STREAM}/", f"{NUMERICS}/", f"{CARRIED}/")
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,11 @@ class Snapshot:
 
 
 def _small(engine: Engine) -> dict[str, Tensor]:
-    """What each rank has in a few kilobytes: its random streams, and the numerics that all have the same."""
-    streams = {f"{STREAM}/{name}": stream for name, stream in save_streams().items()}
-    return streams | {f"{NUMERICS}/{name}": values for name, values in engine.numerics.tensors().items()}
+    """What each rank has in a few kilobytes: its random streams, and the numerics that all have the same; and what the stage
+    carries on.
+    """
+    kinds = {STREAM: save_streams(), NUMERICS: engine.numerics.tensors(), CARRIED: engine.carried()}
+    return {f"{kind}/{name}": values for kind, tensors in kinds.items() for name, values in tensors.items()}
 
 
 def _state(fragments: Iterable[Fragment]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@
 master/<parameter>, exp_avg/<parameter>, exp_avg_sq/<parameter>    flat fp32, the elements from `starts` on
 stream/<name>                                                      this rank's random streams
 numerics/<name>                                                    how the numbers went, the same in every shard
+carried/<name>                                                     what else the stage goes on with, in the first shard
 metadata: starts                                                   JSON, parameter → first element of the fragment
           runs                                                     JSON, of slices: parameter → first, run, stride (`Runs`);
                                                                    the fragment is of the slice then
@@ -28,7 +29,7 @@ from trainyard_api.storage import Storage, read_into
 from ..engine.state import Runs, whole
 
 _DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "U8": torch.uint8}
-STREAM, NUMERICS = "stream", "numerics"
+STREAM, NUMERICS, CARRIED = "stream", "numerics", "carried"
 _HEADER_BYTES = 256 * 1024
 """That are read to begin with; most headers are shorter."""
 _BATCH_BYTES = 64 * 1024 * 1024
@@ -115,6 +116,10 @@ class Shards:
     def numerics(self) -> dict[str, Tensor]:
         """The history of the numerics."""
         return self._small(NUMERICS, 0)
+
+    def carried(self) -> dict[str, Tensor]:
+        """What else the stage goes on with, if anything."""
+        return self._small(CARRIED, 0)
 
     def _small(self, kind: str, shard: int) -> dict[str, Tensor]:
         tensors = sorted(self._headers[shard].tensors.items())

@@ -66,13 +66,20 @@ class Batches:
         """This rank's share of a global batch: `accumulation` batches of `micro_batch` rows."""
         share = self.accumulation * self.stage.micro_batch
         first = self.positions_of(number, 0).start
-        parts, numbers = self.mixture.samples(first, share)
-        samples = [
-            Sample(self.parts[part], row, first + place)
-            for place, (part, row) in enumerate(zip(parts.tolist(), numbers.tolist(), strict=True))
-        ]
+        samples = self._samples(range(first, first + share))
         for start in range(0, share, self.stage.micro_batch):
             yield self.place.own(self.objective.batch(samples[start : start + self.stage.micro_batch]))
+
+    def samples_of(self, number: int) -> list[Sample]:
+        """All ranks' rows of a global batch."""
+        return self._samples(self.positions(number))
+
+    def _samples(self, positions: range) -> list[Sample]:
+        parts, numbers = self.mixture.samples(positions.start, len(positions))
+        return [
+            Sample(self.parts[part], row, position)
+            for position, part, row in zip(positions, parts.tolist(), numbers.tolist(), strict=True)
+        ]
 
     def by_part(self, number: int, row_losses: list[tuple[Tensor, Tensor]]) -> list[float]:
         """Of this rank's share of a global batch: each part's losses in sum, then their labels. Nothing without a mixture, or
@@ -128,6 +135,8 @@ class HeldOut:
             ]
             for field, rows in parts.items()
         }
+        self.before: Callable[[list[Sample]], object] = len
+        """Called with a part's samples before they are measured, on all ranks."""
 
     def losses(self, engine: Engine, alive: Callable[[], None]) -> dict[str, float] | None:
         """Mean loss per label in nats, as `held_out_loss`, and what else is shown of a batch, likewise: of all parts in the
@@ -156,6 +165,7 @@ class HeldOut:
         """Of one part: the loss and what else is shown, per label. Every rank runs equally many forwards; those past the end
         don't count.
         """
+        self.before(samples)
         totals, labels = np.zeros(1 + len(engine.criterion.HELD_OUT_FIGURES)), 0
         engine.look_ahead(self._batches(samples))
         for batch, counts in self._batches(samples):

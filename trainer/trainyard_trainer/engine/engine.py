@@ -9,6 +9,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -74,6 +75,8 @@ class Engine:
             # It would copy all gradients into one tensor and back, 4 bytes a parameter, with nobody to add them to.
             self._deepspeed.enable_backward_allreduce = False
         self.numerics = Numerics(stage.numerics)
+        self.carried: Callable[[], dict[str, Tensor]] = dict
+        """What else of this rank's is part of a checkpoint, always of the same names and shapes."""
         self._leave_out = False
         if self.zero_stage:
             _let_leave_out(self._deepspeed.optimizer, device, lambda: self._leave_out)
@@ -144,6 +147,10 @@ class Engine:
         if not math.isfinite(grad_norm):
             self.numerics.dropped += 1
 
+    def drop(self) -> None:
+        """Forget these gradients: nothing has changed."""
+        self._step_unless(leave_out=True)
+
     def _step_unless(self, leave_out: bool) -> float:
         """The optimizer's step, and the norm; if it isn't finite, or `leave_out` makes it infinite, gradients are dropped."""
         if self.zero_stage:
@@ -189,6 +196,13 @@ class Engine:
         found = what(module)
         module.train(was)
         return found
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Each parameter by name as the forward pass has it, whole and on the CPU, on rank 0; others see none. A collective."""
+        for name, parameter in self._deepspeed.module.named_parameters():
+            with import_deepspeed().zero.GatheredParameters([parameter]) if self.zero_stage == 3 else nullcontext():
+                if not dist.get_rank():
+                    yield name, parameter.detach().cpu().clone()
 
     def fragments(self) -> Iterator[Fragment]:
         """Weights and optimizer state that this rank holds, as views."""

@@ -4,6 +4,7 @@ Control messages (acknowledgements, stop flags) are CPU tensors and go over gloo
 """
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -20,17 +21,22 @@ agent, which has stacks to tell; this is for when that is gone as well.
 """
 
 
+def settle(number: int) -> torch.device:
+    """Settle threads and determinism of this process, which has the GPU of that number, if there are any. Returns its device."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return device
+
+
 def join(group: Group) -> torch.device:
     """Connect with the other ranks and settle threads and determinism. Returns the device of this rank."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    if torch.cuda.is_available():
-        device = torch.device("cuda", group.local_rank)
-        torch.cuda.set_device(device)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        backend = "cpu:gloo,cuda:nccl"
-    else:
-        device, backend = torch.device("cpu"), "gloo"
+    device = settle(group.local_rank)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     patience = timedelta(seconds=_PATIENCE * max(group.job.hang_seconds, group.job.start_seconds))
     dist.init_process_group(backend, rank=group.rank, world_size=group.world_size, timeout=patience)
     return device
@@ -71,6 +77,14 @@ def from_rank_0(value: T) -> T:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def deal(parts: Sequence[T] | None) -> T:
+    """Rank 0's parts, one for each rank: this one's."""
+    mine: list[Any] = [None]
+    dist.scatter_object_list(mine, None if parts is None else list(parts), src=0)
+    part: T = mine[0]
+    return part
 
 
 def add_up(*values: float) -> list[float]:

@@ -1,5 +1,6 @@
 """What a rank's step is spent on: data, forward, backward, optimizer, waiting for a checkpoint's snapshot, waiting for others;
-where it learns from its own responses also drawing them and saying how good they are.
+where it learns from its own responses also drawing them (or waiting for those that do), saying how good they are, and giving
+weights to those that draw.
 
 Data and forward are the rank's own: it waits for no other rank in them. A step as a whole takes all ranks as long as the
 slowest, so it tells nothing of one; a slow disk shows in data, a slow processor or GPU in forward as well. Backward passes
@@ -14,8 +15,8 @@ from typing import Literal
 
 import torch
 
-Part = Literal["data", "generate", "score", "forward", "backward", "optimizer", "checkpoint", "wait"]
-_ON_HOST = ("data", "checkpoint", "wait")
+Part = Literal["data", "generate", "score", "push", "forward", "backward", "optimizer", "checkpoint", "wait"]
+_ON_HOST = ("data", "push", "checkpoint", "wait")
 
 
 class StepTimes:

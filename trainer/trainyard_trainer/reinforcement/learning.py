@@ -22,6 +22,8 @@ from ..engine.randomness import generator_of
 from ..errors import PermanentError, setting
 from ..group import Group
 from . import advantages
+from .apart import Apart
+from .gate import Gate
 from .objective import ActorCriticLoss, PolicyLoss
 from .rows import RolloutBatch
 
@@ -50,20 +52,26 @@ class Learning:
         reference: Reference | None,
         group: Group,
         trouble: Callable[[], str],
+        apart: Apart | None,
     ) -> None:
-        """`trouble` says why responses could not be rewarded."""
-        self._trouble = trouble
+        """`trouble` says why responses could not be rewarded; `apart` are those that draw, if others do."""
+        self._trouble, self._apart = trouble, apart
         self._stage, self._batches, self._engine, self._reference = stage, batches, engine, reference
         self._seed, self._rank = group.job.seed, group.rank
         assert isinstance(engine.criterion, PolicyLoss)
         self._criterion = engine.criterion
+        self.gate = Gate(stage.rollout.max_mismatch, apart.forget if apart else None)
         self.figures: dict[str, float] = {}
         """Of the last step, beside those of the criterion: `reward_deviation` of responses, how many were `left_out`, and of
         PPO `explained_variance`, the part of the returns' variance that the critic knew before it learned from them.
         """
 
-    def updates(self, number: int) -> Iterator[Sequence[RolloutBatch]]:
-        """This rank's micro-batches of each update of a step, on a global batch's prompts. A collective, as is each update."""
+    def updates(self, number: int, *, last: bool) -> Iterator[Sequence[RolloutBatch]]:
+        """This rank's micro-batches of each update of a step, on a global batch's prompts; the last one, or not. A collective, as
+        is each update.
+        """
+        if self._apart:
+            self._apart.fetch(number, last=last)
         own: list[Any] = [batch.to(self._engine.device) for batch in self._batches.micro_batches(number)]
         with self._engine.times.of("score"):
             own = self._compared([self._judged(each) for each in own])

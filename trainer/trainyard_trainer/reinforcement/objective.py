@@ -81,8 +81,8 @@ class PolicyLoss:
         if isinstance(stage, GrpoStage) and stage.policy.ratio == "Response":
             ratios_BT = losses.of_sequences(log_ratios_BT, counted_BT)
         losses_BT = losses.clipped(ratios_BT, batch.advantages, policy.clip_low, policy.clip_high)
-        if policy.importance_cap is not None:
-            losses_BT = losses_BT * losses.importance(old_BT, batch.rolled_out, policy.importance_cap)
+        if stage.importance_cap is not None:
+            losses_BT = losses_BT * losses.importance(old_BT, batch.rolled_out, stage.importance_cap)
         if isinstance(stage, GrpoStage) and stage.policy.kl:
             divergences_BT = losses.divergence(log_probabilities_BT - batch.reference, "K3")
             losses_BT = losses_BT + stage.policy.kl * divergences_BT

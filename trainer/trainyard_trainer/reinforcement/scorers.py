@@ -29,7 +29,7 @@ class RewardModel:
 
     def __init__(self, model: Any, begin: int, device: torch.device) -> None:
         """`begin` is what it reads before a conversation's first token."""
-        self._model, self._begin, self._device = model.to(device).requires_grad_(False).eval(), begin, device
+        self.model, self._begin, self._device = model.to(device).requires_grad_(False).eval(), begin, device
 
     @torch.no_grad()
     def __call__(self, conversations: Sequence[Sequence[int]]) -> list[float]:
@@ -43,6 +43,6 @@ class RewardModel:
                 tokens_BT[row, 1 : 1 + len(conversation)] = torch.tensor(conversation)
             positions_BT = torch.arange(length).expand_as(tokens_BT)
             ends = torch.tensor([row * length + len(each) for row, each in enumerate(rows)])
-            scores_NH = self._model(*(each.to(self._device) for each in (tokens_BT, positions_BT, ends)))
+            scores_NH = self.model(*(each.to(self._device) for each in (tokens_BT, positions_BT, ends)))
             found += scores_NH.float().mean(1).tolist()
         return found

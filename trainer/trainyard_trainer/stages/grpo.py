@@ -4,9 +4,9 @@ from trainyard_api.protocol import Artifact
 from trainyard_api.rollout_stages import GrpoStage
 
 from ..group import Group
-from .training import train
+from .learning import learn
 
 
 def grpo(group: Group) -> Artifact | None:
     """The artifact is rank 0's."""
-    return train(group.settings(GrpoStage), group)
+    return learn(group.settings(GrpoStage), group)

@@ -4,9 +4,9 @@ from trainyard_api.protocol import Artifact
 from trainyard_api.rollout_stages import PpoStage
 
 from ..group import Group
-from .training import train
+from .learning import learn
 
 
 def ppo(group: Group) -> Artifact | None:
     """The artifact is rank 0's."""
-    return train(group.settings(PpoStage), group)
+    return learn(group.settings(PpoStage), group)

@@ -1,26 +1,29 @@
-"""What a stage needs that learns from rewards: who gives them, and the models that don't learn beside the one that does."""
+"""What stages do that learn from rewards: who draws and who rewards, and the models that don't learn beside the one that does."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from trainyard_api.rollout_stages import RolloutStage
+from trainyard_api.rollout_stages import PpoStage, RolloutStage
 from transformers import PreTrainedModel
 
 from ..data.batch import Batch
 from ..engine import processes
-from ..engine.batches import Batches
+from ..engine.batches import Batches, HeldOut
 from ..engine.engine import Engine
-from ..errors import setting
 from ..group import Group
 from ..models.dropout import leave_out_dropout
 from ..models.origin import Origin
+from ..reinforcement.apart import Apart
 from ..reinforcement.generating import Drawn, draw
 from ..reinforcement.learning import Learning, Reference
 from ..reinforcement.objective import PolicyLoss
-from ..reinforcement.rollouts import Reward, Rollouts, reward_functions
-from ..reinforcement.scorers import RewardModel, load_reward_model
+from ..reinforcement.responding import Responder, Reward
+from ..reinforcement.rewards import first_reward_model, rewards_of
+from ..reinforcement.rollout_worker import Setup
+from ..reinforcement.rollouts import Rollouts
+from ..reinforcement.scorers import RewardModel
 from ..scratch import Note
 
 
@@ -35,26 +38,40 @@ class Rewarding:
         group: Group,
         device: torch.device,
         note: Note,
+        apart: Apart | None,
     ) -> None:
-        """Start the users' functions and read the reward models."""
-        tokens = begun.tokens
-        self._stage, self._group, self._begun = stage, group, begun
-        rewards: dict[int, Reward] = {}
+        """Start those who reward here, unless others do."""
+        self._stage, self._group, self._begun, self._tokenizer, self._apart = stage, group, begun, tokenizer, apart
+        self._rewards: list[Reward] = []
         self.reward_model: PreTrainedModel | None = None
         """The first of them; a critic begins as it."""
-        for number, each in enumerate(stage.rewards):
-            if each.stage is not None:
-                field = f"rewards[{number}].stage"
-                model = load_reward_model(group.inputs[field], tokenizer, setting(field))
-                self.reward_model = self.reward_model or model
-                rewards[number] = RewardModel(model, tokens.begin, device)
-        rewards |= reward_functions(stage, group, note)
-        in_order = [rewards[number] for number in sorted(rewards)]
-        width = begun.config.hidden_size
-        self.objective = Rollouts(stage, tokens, tokenizer, in_order, group.job.seed, width)
+        if not apart:
+            self._rewards = rewards_of(stage, begun.tokens.begin, tokenizer, group, device, note)
+            models = [each.model for each in self._rewards if isinstance(each, RewardModel)]
+            self.reward_model = next(iter(models), None)
+        elif isinstance(stage, PpoStage):
+            self.reward_model = first_reward_model(stage, tokenizer, group)
+        self.objective = Rollouts(stage, begun.tokens, begun.config.hidden_size)
 
-    def begin(self, engine: Engine, batches: Batches) -> Learning:
-        """With the engine's model of now, and from now on."""
+    def begin(self, engine: Engine, batches: Batches, held_out: HeldOut, carried: dict[str, Tensor]) -> Learning:
+        """With the engine's model of now, and from now on. `carried` is what a checkpoint had of it."""
+        if self._apart:
+            setup = Setup(self._begun.config, self._begun.tokens, engine.dtype)
+            self._apart.begin(engine, batches, self.objective, setup, carried)
+            engine.carried, held_out.before = self._apart.tensors, self._apart.fetch_held_out
+        else:
+            self.objective.begin(self._responder(engine))
+        reference = None
+        if self._stage.policy.kl:
+            model = self._begun.first()
+            leave_out_dropout(model)
+            reference = Reference(model, self._stage, engine)
+        return Learning(
+            self._stage, batches, engine, reference, self._group, lambda: self.objective.trouble, self._apart
+        )
+
+    def _responder(self, engine: Engine) -> Responder:
+        """The model that learns draws as well."""
         criterion = engine.criterion
         assert isinstance(criterion, PolicyLoss)
 
@@ -70,13 +87,8 @@ class Rewarding:
                     lambda module: draw(module, *given, temperature, self._begun.tokens.end, all_ended)
                 )
 
-        self.objective.begin(drawn, engine.times)
-        reference = None
-        if self._stage.policy.kl:
-            model = self._begun.first()
-            leave_out_dropout(model)
-            reference = Reference(model, self._stage, engine)
-        return Learning(self._stage, batches, engine, reference, self._group, trouble=lambda: self.objective.trouble)
+        tokens, seed = self._begun.tokens, self._group.job.seed
+        return Responder(self._stage, tokens, self._tokenizer, self._rewards, seed, drawn, engine.times)
 
 
 def more_updates(

@@ -51,6 +51,7 @@ from ..models.origin import Origin, origin
 from ..preferences.objective import PreferenceLoss
 from ..preferences.reference import compare_with_reference
 from ..pulse import Pulse
+from ..reinforcement.apart import Apart
 from ..scratch import Known
 from ..telemetry.profile import Profile
 from .judging import JudgedRewards, judge_rewards
@@ -62,16 +63,24 @@ _NAMED = 16
 """Samples of a part, and runs of sequences, that a message names."""
 
 
-def train(stage: TrainingStage, group: Group) -> Artifact | None:
-    """Train to the last step, resuming from the newest good checkpoint. The artifact is rank 0's."""
+def train(stage: TrainingStage, group: Group, apart: Apart | None = None) -> Artifact | None:
+    """Train to the last step, resuming from the newest good checkpoint. The artifact is rank 0's. `apart` are those that draw,
+    where others do than those that learn.
+    """
     device = processes.join(group)
+    if apart:
+        apart.connect()
     preflight(group, device)
-    artifact = train_connected(stage, group, device)
+    artifact = train_connected(stage, group, device, apart)
+    if apart:
+        apart.done()
     processes.leave()
     return artifact
 
 
-def train_connected(stage: TrainingStage, group: Group, device: torch.device) -> Artifact | None:
+def train_connected(
+    stage: TrainingStage, group: Group, device: torch.device, apart: Apart | None = None
+) -> Artifact | None:
     """The whole stage, for ranks that are connected."""
     corpora = {field: group.inputs[field] for field in stage.parts}
     measured = corpora | {field: group.inputs[field] for field in stage.validation_sets}
@@ -82,7 +91,7 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
     rewarding = None
     if isinstance(stage, RolloutStage):
         tokenizer = first_corpus / "tokenizer"
-        rewarding = Rewarding(stage, begun, tokenizer, group, device, lambda _: pulse.beat("fetching"))
+        rewarding = Rewarding(stage, begun, tokenizer, group, device, lambda _: pulse.beat("fetching"), apart)
     objective: Objective = (
         rewarding.objective
         if rewarding
@@ -114,10 +123,11 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
     progress = TrainingProgress(stage, begun.config, device, group, pulse)
     progress.resumed(found, engine.numerics.skipped)
     profile = Profile(stage.profile, group)
+    carried = {name: each.clone() for name, each in found.shards.carried().items()} if found else {}
     del found  # and the memory of what was read
 
     ahead = Ahead(batches.micro_batches)
-    learning = rewarding.begin(engine, batches) if rewarding else None
+    learning = rewarding.begin(engine, batches, held_out, carried) if rewarding else None
     held_out_losses = None
     with Saving(checkpoints, stage.checkpoint, engine, cursor, progress.saving, kept=kept) as saving:
         done = start
@@ -128,7 +138,7 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
             step = done + 1
             batch, rate = engine.numerics.batch(step), learning_rate(step, stage)
             last = step == stage.steps
-            updates = learning.updates(batch) if learning else iter([ahead.micro_batches(batch, last=last)])
+            updates = learning.updates(batch, last=last) if learning else iter([ahead.micro_batches(batch, last=last)])
             my_loss = engine.gradients(next(updates))
             with engine.times.of("checkpoint"):
                 saving.before_update()
@@ -137,6 +147,9 @@ def train_connected(stage: TrainingStage, group: Group, device: torch.device) ->
                 loss, stop, *rest = processes.add_up(my_loss, group.stopping(), *mine, *engine.figures, *saving.votes())
             of_parts, rest = rest[: len(mine)], rest[len(mine) :]
             of_batch, votes = rest[: len(engine.figures)], rest[len(engine.figures) :]
+            if learning and learning.gate.refuses(engine.means(of_batch, engine.num_labels)["mismatch"]):
+                engine.drop()
+                continue
             grad_norm, fault = engine.update(step, loss, rate)
             if fault:
                 _leave_out(fault, batch, batches, progress, engine, checkpoints)

@@ -1,0 +1,126 @@
+"""Workers that draw beside those that learn, over Ray: what is learned is the same to the bit, also if what draws is killed; and
+what was drawn ahead is in the checkpoint.
+"""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conditions import eventually
+from preparing import put, run_prepare
+from training import TINY, a_corpus, a_job, committed_steps, metric_lines, shard_digests
+from warm_ranks import WarmRanks
+
+LAST = 12
+SETTINGS: dict[str, Any] = {
+    "data": "pairs",
+    "model": {"stage": "base"},
+    "steps": LAST,
+    "sequenceLength": 64,
+    "globalBatch": 8,
+    "microBatch": 2,
+    "rewards": [{"function": "rewards.py:low"}],
+    "optimizer": {"learningRate": 1e-3},
+    "schedule": {"warmupSteps": 2},
+    "validation": {"everySteps": 6, "sequences": 5},
+    "checkpoint": {"everySteps": 5},
+    "deepspeed": {"zero_optimization": {"stage": 1}},
+}
+REWARDS = """
+def low(completions, **_):
+    return [float(len(said) < 5) for said in completions]
+"""
+HELD = "trainyard_trainer.stages.training:learning_rate"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, draw = tmp_path_factory.mktemp("storage"), random.Random(0)
+    rows = [{"prompt": f"{draw.randrange(10**6)}?", "completion": str(n)} for n in range(300)]
+    put(folder, {"pairs.jsonl": "".join(json.dumps(row) + "\n" for row in rows), "rewards.py": REWARDS})
+    a_corpus(folder)
+    source = {"path": "pairs.jsonl", "format": "conversations"}
+    run_prepare(folder, source, out="pairs", tokenizer={"stage": "corpus"})
+    base = a_job("pretrain", folder / "base", TINY | {"sequenceLength": 64}, {"data": folder / "corpus"})
+    WarmRanks(base, 1).succeed()
+    return folder
+
+
+def start(storage: Path, name: str, kind: str = "grpo", workers: int = 1, **settings: Any) -> WarmRanks:
+    """Two ranks that learn, and one that draws."""
+    how = {"attempt": settings.pop("attempt", 1), "bad": settings.pop("bad", None)}
+    how |= {key: settings.pop(key) for key in ("hold", "at_call") if key in settings}
+    rollout = {"responses": 4, "maxNewTokens": 6} | settings.pop("rollout", {})
+    given = SETTINGS | settings | {"rollout": rollout | ({"workers": workers} if workers else {})}
+    job = a_job(kind, storage / name, given, {"data": storage / "pairs", "model.stage": storage / "base"})
+    return WarmRanks(job, 2 + workers, **how, LOCAL_WORLD_SIZE="1", LOCAL_RANK="0")
+
+
+def models_that_draw(ranks: WarmRanks) -> list[psutil.Process]:
+    """The processes below these ranks."""
+    below = psutil.Process(ranks.processes[-1].pid).children(recursive=True)
+    return [each for each in below if each.name().startswith("ray::RolloutWor")]
+
+
+def test_what_is_drawn_apart_is_learned_to_the_same_bits_whatever_goes_wrong_there(storage: Path) -> None:
+    together = start(storage, "together", workers=0)
+    together.succeed()
+    broken = {"bad": {"weights": [4]}, "rollout": {"maxMismatch": 0.5}}
+    apart = start(storage, "apart", hold=HELD, at_call=8, **broken)
+    apart.until_held(0, 1)
+    [model] = models_that_draw(apart)
+    model.kill()
+    apart.release(0, 1)
+    apart.succeed()
+    assert apart.said().count("grpo.rollout.maxMismatch: log-probabilities in training are") == 2, apart.said()
+    assert shard_digests(apart.output, LAST) == shard_digests(together.output, LAST)
+    lines = [line for line in metric_lines(apart.output) if "mismatch" in line]
+    assert [line["position"] for line in lines] == [8 * step for step in range(LAST)]
+    assert max(line["mismatch"] for line in lines) < 1e-5
+    held_out = [
+        {line["step"]: line["held_out_reward"] for line in metric_lines(each.output) if "held_out_reward" in line}
+        for each in (apart, together)
+    ]
+    assert held_out[0] == held_out[1]
+    assert sorted(held_out[0]) == [6, 12]
+
+
+OVERLAPPING = {"rollout": {"responses": 2, "overlap": True}, "policy": {"kl": 0.05, "epochs": 2}}
+
+
+def test_what_was_drawn_ahead_survives_a_stop_and_the_death_of_all(storage: Path) -> None:
+    calm = start(storage, "calm", "ppo", **OVERLAPPING)
+    calm.succeed()
+    lines = [line for line in metric_lines(calm.output) if "mismatch" in line]
+    assert lines[0]["mismatch"] < 1e-5 < lines[1]["mismatch"]
+
+    stopped = start(storage, "disturbed", "ppo", **OVERLAPPING, hold=HELD, at_call=3)
+    stopped.until_held(0, 1)
+    for process in stopped.processes:
+        os.kill(process.pid, signal.SIGTERM)
+    stopped.release(0, 1)
+    assert stopped.wait(90) == [20, 20, 20], stopped.said()
+    assert committed_steps(stopped.output) == [3]
+
+    killed = start(storage, "disturbed", "ppo", **OVERLAPPING, attempt=2, hold=HELD, at_call=6)
+    killed.until_held(0, 1)
+    below = [each for it in killed.processes for each in psutil.Process(it.pid).children(recursive=True)]
+    for process in killed.processes:
+        process.kill()
+    killed.wait(20)
+    assert committed_steps(killed.output)[-1] == 5
+    eventually(lambda: not any(each.is_running() for each in below), 120, "Ray ends with its ranks")
+    start(storage, "disturbed", "ppo", **OVERLAPPING, attempt=3).succeed()
+    assert shard_digests(killed.output, LAST) == shard_digests(calm.output, LAST)
+
+
+def test_what_is_wrong_with_a_reward_where_others_draw_is_named(storage: Path) -> None:
+    ranks = start(storage, "nowhere", rewards=[{"function": "rewards.py:high"}])
+    assert ranks.wait(90)[0] == 10, ranks.said()
+    assert "grpo.rewards[0].function: " in ranks.said()
+    assert "rewards.py has no function high" in ranks.said()

@@ -1,0 +1,43 @@
+"""A policy's weights on their way to those that draw: plain bytes, which Ray shares with all processes of a machine."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine.engine import Engine
+from ..models.critic import CRITIC
+
+
+class Packed(NamedTuple):
+    """A tensor."""
+
+    content: np.ndarray
+    """Its bytes."""
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+Weights = dict[str, Packed]
+"""By name."""
+
+
+def weights_of(engine: Engine) -> Weights:
+    """The policy's, as its forward pass has them: on rank 0, and nothing on others. A collective."""
+    return {
+        name: Packed(each.contiguous().view(-1).view(torch.uint8).numpy(), each.dtype, tuple(each.shape))
+        for name, each in engine.weights()
+        if not name.startswith(f"{CRITIC}.")
+    }
+
+
+@torch.no_grad()
+def load(model: Any, weights: Weights) -> None:
+    """Into a model that has the same parameters."""
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    if parameters.keys() != weights.keys():
+        raise ValueError(f"weights of {sorted(parameters.keys() ^ weights.keys())} don't fit")
+    for name, packed in weights.items():
+        content = torch.from_numpy(packed.content.copy())  # what Ray shares may not be written to
+        parameters[name].copy_(content.view(packed.dtype).view(packed.shape))
