@@ -114,6 +114,10 @@ class GroupPolicySettings(PolicySettings):
     """
     overlong_margin: Annotated[int, Field(ge=0, le=1_048_576)] = 0
     """Tokens before maxNewTokens from which on the reward falls, by 1 until there (DAPO's soft punishment); 0 is none."""
+    max_batches: Annotated[int, Field(ge=1, le=64)] = 1
+    """Batches of prompts that a step draws, at most, until globalBatch of them have responses with different rewards: others teach
+    nothing (DAPO's dynamic sampling). Those fill up what is missing then.
+    """
 
 
 class CriticPolicySettings(PolicySettings):
@@ -123,6 +127,12 @@ class CriticPolicySettings(PolicySettings):
     """Times that a step learns from each of its responses."""
     kl: Annotated[float, Field(ge=0, le=1000)] = 0.05
     """How much a token's divergence from the model that the stage begins with is taken from its reward, by the estimator k1."""
+    kl_target: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Nats a token that the divergence is held to: kl is what it costs at first then, and goes up and down (Ziegler et al. 2019,
+    section 2.2).
+    """
+    kl_horizon: Annotated[int, Field(ge=1, le=10**9)] = 10_000
+    """Responses in which that cost changes by a fifth, at most."""
     discount: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Gamma: what a reward counts a token earlier."""
     decay: Annotated[float, Field(ge=0, le=1)] = 0.95
@@ -131,6 +141,15 @@ class CriticPolicySettings(PolicySettings):
     """How far a value may move from that before the step for its error to still count."""
     value_weight: Annotated[float, Field(ge=0, le=1000)] = 0.1
     """Of the critic's loss."""
+
+    rules: ClassVar = (
+        rule(
+            "!has(self.klTarget) || self.kl > 0.0",
+            lambda it: it.kl_target is None or it.kl > 0,
+            "is reached from a cost that is more than 0; set kl, or leave it out",
+            "klTarget",
+        ),
+    )
 
 
 ROLLOUT_RULES = (

@@ -98,7 +98,7 @@ PPO = GRPO | {
     "rollout": {"maxNewTokens": 4},
     "globalBatch": 64,
     "microBatch": 16,
-    "policy": {"epochs": 2, "miniBatches": 2, "kl": 0.02},
+    "policy": {"epochs": 2, "miniBatches": 2, "kl": 0.02, "klTarget": 0.1, "klHorizon": 2000},
     "optimizer": {"learningRate": 1e-3},
 }
 
@@ -227,6 +227,22 @@ def test_a_model_that_reads_other_tokens_is_no_judge(storage: Path, judge: Path,
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(PermanentError, match=r"ppo.rewards\[0\].stage: the reward model was trained on other tokens"):
         load_reward_model(judge, tmp_path, "ppo.rewards[0].stage")
+
+
+def test_prompts_whose_responses_are_all_alike_are_passed_over_the_same_however_it_is_split(storage: Path) -> None:
+    settings = {"steps": 4, "globalBatch": 8, "microBatch": 4, "policy": {"maxBatches": 4}}
+    settings |= {"rollout": {"responses": 2, "maxNewTokens": 4}, "checkpoint": {"everySteps": 2}}
+    whole = WarmRanks(rewarded(storage, "sampled", **settings), 1)
+    whole.succeed()
+    assert set(means(whole.output, "informative").values()) == {1.0}
+    drawn, places = means(whole.output, "drawn_prompts"), means(whole.output, "position")
+    assert max(drawn.values()) > 8
+    assert all(places[step + 1] == places[step] + drawn[step] for step in range(1, 4))
+
+    split = WarmRanks(rewarded(storage, "sampled by two", **settings), 2)
+    split.succeed()
+    for figure in ("position", "reward", "loss", "grad_norm"):
+        assert means(split.output, figure) == pytest.approx(means(whole.output, figure), rel=1e-3, abs=1e-6), figure
 
 
 def test_what_can_not_be_rewarded_is_left_out(storage: Path) -> None:

@@ -67,7 +67,8 @@ class Apart:
         self._engine, self._batches, self._objective = engine, batches, objective
         if self._fleet:
             self._fleet.begin(setup)
-        if number := processes.from_rank_0(int(saved["batch"][0]) if saved else 0):
+        known = saved if self._fits(saved) else {}  # else the settings were changed, and it is drawn anew
+        if number := processes.from_rank_0(int(known["batch"][0]) if known else 0):
             self._ahead = number
             if self._fleet:
                 self._rolled = [self._unpacked(number, saved)]
@@ -78,27 +79,48 @@ class Apart:
             self._fleet.close("done")
 
     def fetch(self, number: int, *, last: bool) -> None:
-        """Give the objective what was drawn for a global batch, and have the next one drawn if there is one. A collective."""
+        """Give the objective what was drawn for this rank's share of a global batch, and have the next one drawn if there is one. A
+        collective.
+        """
+        samples = self._batches.samples_of(number)
+        rolled = self._take(number)
+        with self._engine.times.of("generate"):
+            mine = processes.deal(self._by_share(rolled) if self._fleet else None)
+        own = self._batches.place.share * len(mine.groups)
+        self._objective.give(samples[own : own + len(mine.groups)], mine.groups)
+        self._objective.hear(mine)
+        self._look_ahead(number, last=last)
+
+    def fetch_all(self, number: int, *, last: bool) -> list[Answers]:
+        """The same for all of a global batch, as every rank is told. A collective."""
+        whole = processes.from_rank_0(_joined(self._take(number)))
+        self._objective.hear(whole)
+        self._look_ahead(number, last=last)
+        return whole.groups
+
+    def fetch_held_out(self, samples: Sequence[Sample]) -> None:
+        """Give the objective what was drawn for held-out samples, all of them on each rank. A collective."""
+        weights = weights_of(self._engine)
+        rolled = []
+        if self._fleet:
+            self._fleet.push(weights)
+            rolled = self._fleet.answers(self._fleet.ask(self._parts(samples)))
+        whole = processes.from_rank_0(_joined(rolled))
+        self._objective.give(samples, whole.groups)
+        self._objective.hear(whole)
+
+    def _take(self, number: int) -> list[Rolled]:
+        """What was drawn for a global batch, or is now; on rank 0."""
         if self._ahead != number:
             self._ask(number)
         with self._engine.times.of("generate"):
             rolled = self._arrived()
-            self._ahead, self._rolled = 0, []
-            samples = self._batches.samples_of(number)
-            mine = processes.deal(self._by_share(rolled) if self._fleet else None)
-        own = self._batches.place.share * len(samples) // self._batches.place.shares
-        self._objective.give(samples[own : own + len(mine.groups)], [mine])
+        self._ahead, self._rolled = 0, []
+        return rolled
+
+    def _look_ahead(self, number: int, *, last: bool) -> None:
         if self._stage.rollout.overlap and not last:
             self._ask(number + 1)
-
-    def fetch_held_out(self, samples: Sequence[Sample]) -> None:
-        """The same of held-out samples, all of them on each rank. A collective."""
-        weights = weights_of(self._engine)
-        rolled = None
-        if self._fleet:
-            self._fleet.push(weights)
-            rolled = self._fleet.answers(self._fleet.ask(self._parts(samples)))
-        self._objective.give(samples, processes.from_rank_0(rolled) or [])
 
     def forget(self) -> None:
         """Draw anew what was drawn, by weights that are given anew."""
@@ -126,12 +148,9 @@ class Apart:
 
     def _by_share(self, rolled: Sequence[Rolled]) -> list[Rolled]:
         """What each rank gets of a global batch."""
-        groups = [group for each in rolled for group in each.groups]
+        groups, said, trouble = _joined(rolled)
         each = len(groups) // self._group.world_size
-        said, trouble = [said for each in rolled for said in each.said], next((it.trouble for it in rolled if it.trouble), "")
-        return [
-            Rolled(groups[at : at + each], said if not at else [], trouble) for at in range(0, len(groups), each)
-        ]
+        return [Rolled(groups[at : at + each], [] if at else said, trouble) for at in range(0, len(groups), each)]
 
     def tensors(self) -> dict[str, Tensor]:
         """What was drawn and not yet learned from, on rank 0, always of the same shapes; nothing on others, and without
@@ -160,6 +179,11 @@ class Apart:
             "rewards": rewards,
         }
 
+    def _fits(self, saved: dict[str, Tensor]) -> bool:
+        how = self._stage.rollout
+        wanted = (self._stage.global_batch * how.responses, how.max_new_tokens)
+        return "tokens" in saved and saved["tokens"].shape == wanted
+
     def _unpacked(self, number: int, saved: dict[str, Tensor]) -> Rolled:
         """What `tensors` has told of the responses to a batch."""
         group = self._stage.rollout.responses
@@ -174,3 +198,10 @@ class Apart:
         starts = range(0, len(responses), group)
         groups = [Answers(responses[at : at + group], rewards[at : at + group]) for at in starts]
         return Rolled(groups, [], "told before this attempt" if unknown else "")
+
+
+def _joined(rolled: Sequence[Rolled]) -> Rolled:
+    """All of it."""
+    groups = [group for each in rolled for group in each.groups]
+    trouble = next((each.trouble for each in rolled if each.trouble), "")
+    return Rolled(groups, [said for each in rolled for said in each.said], trouble)

@@ -5,8 +5,9 @@ All of it follows from the weights, the seed and the batch's number, so a step t
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 from trainyard_api.rollout_stages import GrpoStage, PpoStage, RolloutStage
 
+from ..data.batch import Batch
+from ..data.objectives.objective import Sample
 from ..engine import processes
 from ..engine.batches import Batches
 from ..engine.engine import Engine
@@ -24,7 +27,10 @@ from ..group import Group
 from . import advantages
 from .apart import Apart
 from .gate import Gate
+from .kl_control import KlControl
 from .objective import ActorCriticLoss, PolicyLoss
+from .responding import Answers
+from .rollouts import Rollouts
 from .rows import RolloutBatch
 
 
@@ -48,35 +54,78 @@ class Learning:
         self,
         stage: RolloutStage,
         batches: Batches,
+        objective: Rollouts,
         engine: Engine,
         reference: Reference | None,
         group: Group,
-        trouble: Callable[[], str],
         apart: Apart | None,
     ) -> None:
-        """`trouble` says why responses could not be rewarded; `apart` are those that draw, if others do."""
-        self._trouble, self._apart = trouble, apart
+        """`apart` are those that draw, if others do."""
+        self._objective, self._apart = objective, apart
         self._stage, self._batches, self._engine, self._reference = stage, batches, engine, reference
         self._seed, self._rank = group.job.seed, group.rank
         assert isinstance(engine.criterion, PolicyLoss)
         self._criterion = engine.criterion
         self.gate = Gate(stage.rollout.max_mismatch, apart.forget if apart else None)
+        self.kl_control = KlControl(stage.policy) if isinstance(stage, PpoStage) else None
+        self._most_batches = stage.policy.max_batches if isinstance(stage, GrpoStage) else 1
+        self._more_batches = 0
+        """That the step has drawn from beside its own."""
+        self._away = 0.0, 0.0
+        """Nats a token from the reference, of so many responses."""
         self.figures: dict[str, float] = {}
-        """Of the last step, beside those of the criterion: `reward_deviation` of responses, how many were `left_out`, and of
-        PPO `explained_variance`, the part of the returns' variance that the critic knew before it learned from them.
+        """Of the last step, beside those of the criterion: `reward_deviation` of responses, how many were `left_out`; of PPO
+        `explained_variance`, the part of the returns' variance that the critic knew before it learned from them, and
+        `kl_cost`; and `drawn_prompts`, where that may be more than are learned from.
         """
 
     def updates(self, number: int, *, last: bool) -> Iterator[Sequence[RolloutBatch]]:
         """This rank's micro-batches of each update of a step, on a global batch's prompts; the last one, or not. A collective, as
         is each update.
         """
-        if self._apart:
-            self._apart.fetch(number, last=last)
-        own: list[Any] = [batch.to(self._engine.device) for batch in self._batches.micro_batches(number)]
+        own: list[Any] = [batch.to(self._engine.device) for batch in self._drawn(number, last=last)]
         with self._engine.times.of("score"):
             own = self._compared([self._judged(each) for each in own])
         for epoch in range(self._stage.policy.epochs):
             yield from self._dealt(own, number, epoch)
+
+    def made(self) -> None:
+        """The step is made: what follows from it for the next one."""
+        self._engine.numerics.passed += self._more_batches
+        if self.kl_control:
+            self.kl_control.observe(*self._away)
+
+    def _drawn(self, number: int, *, last: bool) -> Iterable[Batch]:
+        """This rank's share of responses to a global batch, or to the informative prompts of several."""
+        if self._most_batches == 1:
+            if self._apart:
+                self._apart.fetch(number, last=last)
+            return self._batches.micro_batches(number)
+        informative: list[tuple[Sample, Answers]] = []
+        others: list[tuple[Sample, Answers]] = []
+        wanted, at_once = self._stage.global_batch, self._stage.micro_batch
+        for self._more_batches in range(self._most_batches):
+            for each in self._of_all(number + self._more_batches, last=last):
+                (informative if each[1].informative else others).append(each)
+            if len(informative) >= wanted:
+                break
+        self.figures["drawn_prompts"] = wanted * (1 + self._more_batches)
+        share = wanted // self._batches.place.shares
+        first = self._batches.place.share * share
+        samples, answers = zip(*[*informative, *others][first : first + share], strict=True)
+        self._objective.give(samples, answers)
+        return [self._objective.batch(samples[at : at + at_once]) for at in range(0, share, at_once)]
+
+    def _of_all(self, number: int, *, last: bool) -> list[tuple[Sample, Answers]]:
+        """All ranks' prompts of a global batch, with the responses. A collective."""
+        samples = self._batches.samples_of(number)
+        if self._apart:
+            return [*zip(samples, self._apart.fetch_all(number, last=last), strict=True)]
+        share, at_once = len(samples) // self._batches.place.shares, self._stage.micro_batch
+        first = self._batches.place.share * share
+        starts = range(first, first + share, at_once)
+        mine = [each for at in starts for each in self._objective.answers(samples[at : at + at_once])]
+        return [*zip(samples, chain(*processes.gather(mine)), strict=True)]
 
     def _dealt(self, own: list[RolloutBatch], number: int, epoch: int) -> list[list[RolloutBatch]]:
         """In as many parts as there are mini-batches, by chance."""
@@ -101,7 +150,7 @@ class Learning:
         """With advantages, of which some are relative to the whole global batch. A collective."""
         rewards = torch.cat([each.rewards[each.counts] for each in own])
         _, variance = _moments(rewards)
-        self.figures = {"reward_deviation": variance**0.5, "left_out": self._left_out(own)}
+        self.figures |= {"reward_deviation": variance**0.5, "left_out": self._left_out(own)}
         if isinstance(self._stage, GrpoStage):
             compared = [of_groups(each.rewards, each.counts, self._stage.policy.advantage) for each in own]
             if self._stage.policy.advantage == "Batch":
@@ -120,17 +169,23 @@ class Learning:
         mine = sum(int((~each.counts).sum()) for each in own)
         left_out, drawn = processes.add_up(mine, sum(each.counts.numel() for each in own))
         if mine:
-            print(f"{mine} responses can't be rewarded and are left out: {self._trouble()}", file=sys.stderr)
+            print(f"{mine} responses can't be rewarded and are left out: {self._objective.trouble}", file=sys.stderr)
         if left_out == drawn:
-            said = next(filter(None, processes.gather(self._trouble())), "")
+            said = next(filter(None, processes.gather(self._objective.trouble)), "")
             raise PermanentError(f"{setting('rewards')}: none of {drawn:.0f} responses can be rewarded: {said}")
         return left_out
 
     def _by_critic(self, own: list[RolloutBatch], stage: PpoStage) -> list[RolloutBatch]:
         """Generalised advantages, whitened, and returns."""
+        assert self.kl_control
         found = []
+        self.figures["kl_cost"] = self.kl_control.cost
+        if stage.policy.kl:
+            away, _ = _moments(torch.cat([(each.old - each.reference)[each.counted] for each in own]))
+            [responses] = processes.add_up(sum(each.num_labels for each in own))
+            self._away = away, responses
         for batch in own:
-            rewards_BT = rewards_of_tokens(batch, stage.policy.kl)
+            rewards_BT = rewards_of_tokens(batch, self.kl_control.cost)
             advantages_BT, returns_BT = advantages.generalised(
                 rewards_BT, batch.values, batch.counted, stage.policy.discount, stage.policy.decay
             )

@@ -50,6 +50,12 @@ class Answers(NamedTuple):
     rewards: list[float]
     """Not a number where one could not tell."""
 
+    @property
+    def informative(self) -> bool:
+        """Whether their rewards differ."""
+        known = [each for each in self.rewards if not math.isnan(each)]
+        return bool(known) and min(known) < max(known)
+
 
 class Said(NamedTuple):
     """A response for people to read."""

@@ -34,12 +34,14 @@ class Rollouts:
         """Whom to ask from now on."""
         self._responder = responder
 
-    def give(self, samples: Sequence[Sample], rolled: Sequence[Rolled]) -> None:
-        """What others have said of these, in their order, instead of what was given before."""
-        groups = [group for each in rolled for group in each.groups]
-        self._given = dict(zip(samples, groups, strict=True))
-        for each in rolled:
-            self._remember(each)
+    def give(self, samples: Sequence[Sample], answers: Sequence[Answers]) -> None:
+        """What was said of these, instead of what was given before."""
+        self._given = dict(zip(samples, answers, strict=True))
+
+    def hear(self, rolled: Rolled) -> None:
+        """Remember what people may want to know of what others have drawn."""
+        self._said = extremes([*self._said, *rolled.said])
+        self.trouble = rolled.trouble or self.trouble
 
     def open(self, folder: Path) -> PromptRows:
         """A split of conversations."""
@@ -47,24 +49,23 @@ class Rollouts:
 
     def batch(self, samples: Sequence[Sample]) -> RolloutBatch:
         """A group of responses to each prompt, one after the other."""
-        if self._given:
-            groups = [self._given[each] for each in samples]
-        else:
-            rolled = self._responder([asked(each) for each in samples])
-            self._remember(rolled)
-            groups = rolled.groups
+        groups = self.answers(samples)
         responses = [response for each in groups for response in each.responses]
         rewards_PG = torch.tensor([each.rewards for each in groups])
         return batch_of(responses, rewards_PG, self._tokens.begin, self._tokens.end, self._width)
+
+    def answers(self, samples: Sequence[Sample]) -> list[Answers]:
+        """To each of these, as given or as drawn now."""
+        if samples[0] in self._given:
+            return [self._given[each] for each in samples]
+        rolled = self._responder([asked(each) for each in samples])
+        self.hear(rolled)
+        return rolled.groups
 
     def best_and_worst(self) -> dict[str, list[dict[str, Any]]]:
         """Of the responses since this was last asked, a few with most reward and with least, best first."""
         told, self._said = [each._asdict() for each in self._said], []
         return {"best": told[:EXTREMES], "worst": told[EXTREMES:][-EXTREMES:]}
-
-    def _remember(self, rolled: Rolled) -> None:
-        self._said = extremes([*self._said, *rolled.said])
-        self.trouble = rolled.trouble or self.trouble
 
 
 def asked(sample: Sample) -> Asked:

@@ -55,20 +55,23 @@ class Rewarding:
 
     def begin(self, engine: Engine, batches: Batches, held_out: HeldOut, carried: dict[str, Tensor]) -> Learning:
         """With the engine's model of now, and from now on. `carried` is what a checkpoint had of it."""
-        if self._apart:
-            setup = Setup(self._begun.config, self._begun.tokens, engine.dtype)
-            self._apart.begin(engine, batches, self.objective, setup, carried)
-            engine.carried, held_out.before = self._apart.tensors, self._apart.fetch_held_out
-        else:
-            self.objective.begin(self._responder(engine))
         reference = None
         if self._stage.policy.kl:
             model = self._begun.first()
             leave_out_dropout(model)
             reference = Reference(model, self._stage, engine)
-        return Learning(
-            self._stage, batches, engine, reference, self._group, lambda: self.objective.trouble, self._apart
-        )
+        learning = Learning(self._stage, batches, self.objective, engine, reference, self._group, self._apart)
+        if learning.kl_control:
+            learning.kl_control.restore(carried)
+        if self._apart:
+            setup = Setup(self._begun.config, self._begun.tokens, engine.dtype)
+            self._apart.begin(engine, batches, self.objective, setup, carried)
+            held_out.before = self._apart.fetch_held_out
+        else:
+            self.objective.begin(self._responder(engine))
+        carrying = [part.tensors for part in (learning.kl_control, self._apart) if part]
+        engine.carried = lambda: {name: each for tensors in carrying for name, each in tensors().items()}
+        return learning
 
     def _responder(self, engine: Engine) -> Responder:
         """The model that learns draws as well."""

@@ -155,6 +155,8 @@ def train_connected(
                 _leave_out(fault, batch, batches, progress, engine, checkpoints)
                 continue
             shown = more_updates(engine, updates, of_batch, engine.num_labels)
+            if learning:
+                learning.made()
             done = step
             stopping.hold_back()
             progress.step(
