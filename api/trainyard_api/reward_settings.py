@@ -57,15 +57,6 @@ class RolloutSettings(Model):
     refused: weights are given anew to those that draw, and if it is still beyond then, the attempt ends.
     """
 
-    rules: ClassVar = (
-        rule(
-            "!self.overlap || self.workers > 0",
-            lambda it: not it.overlap or it.workers > 0,
-            "takes workers that draw beside those that learn; set workers, or leave it out",
-            "overlap",
-        ),
-    )
-
 
 class SingleRolloutSettings(RolloutSettings):
     """The responses that the model draws in each step, to learn from."""
@@ -142,17 +133,14 @@ class CriticPolicySettings(PolicySettings):
     value_weight: Annotated[float, Field(ge=0, le=1000)] = 0.1
     """Of the critic's loss."""
 
-    rules: ClassVar = (
-        rule(
-            "!has(self.klTarget) || self.kl > 0.0",
-            lambda it: it.kl_target is None or it.kl > 0,
-            "is reached from a cost that is more than 0; set kl, or leave it out",
-            "klTarget",
-        ),
-    )
-
 
 ROLLOUT_RULES = (
+    rule(
+        "!self.rollout.overlap || self.rollout.workers > 0",
+        lambda it: not it.rollout.overlap or it.rollout.workers > 0,
+        "takes workers that draw beside those that learn; set rollout.workers, or leave it out",
+        "rollout.overlap",
+    ),
     rule(
         "self.rollout.maxNewTokens < self.sequenceLength",
         lambda it: it.rollout.max_new_tokens < it.sequence_length,

@@ -93,4 +93,10 @@ class PpoStage(RolloutStage):
             "the critic has no adapters; leave it out, or use grpo",
             "model.lora",
         ),
+        rule(
+            "!has(self.policy.klTarget) || self.policy.kl > 0.0",
+            lambda it: it.policy.kl_target is None or it.policy.kl > 0,
+            "is reached from a cost that is more than 0; set policy.kl, or leave it out",
+            "policy.klTarget",
+        ),
     )

@@ -38,6 +38,17 @@ OF_EITHER: dict[str, tuple[dict[str, Any], str, str]] = {
         "rollout.maxNewTokens",
         "leaves no room for a prompt",
     ),
+    "with more workers that draw than leave some to learn": (
+        {"rollout": {"workers": 4}},
+        "rollout.workers",
+        "4 of 4 workers leave none to learn; lower it, or raise workers.count",
+    ),
+    "with prompts that those who learn can't share": (
+        {"rollout": {"workers": 1}},
+        "globalBatch",
+        "16 is not divisible by 3 ranks × microBatch 4; use 12 or 24",
+    ),
+    "ahead of themselves": ({"rollout": {"overlap": True}}, "rollout.overlap", "takes workers that draw beside those"),
     "in more parts than a batch has": (
         {"policy": {"miniBatches": 3}},
         "policy.miniBatches",
@@ -57,6 +68,10 @@ BAD_REWARDS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     for kind in ("ppo", "grpo")
     for name, (changes, field, said) in OF_EITHER.items()
 } | {
+    "what holds to a target at no cost": (
+        _rewarded("ppo", policy={"kl": 0, "klTarget": 0.1}),
+        ("stages[1].ppo.policy.klTarget", "is reached from a cost that is more than 0"),
+    ),
     "one response, compared with others": (
         _rewarded("grpo", rollout={"responses": 1}),
         ("spec.stages[1].grpo.rollout.responses", "draw at least 2"),
