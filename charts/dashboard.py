@@ -83,7 +83,17 @@ ROWS: dict[str, list[Panel]] = {
             {
                 f"{{{{run}}}}/{{{{stage}}}} {part}": "max by (namespace, run, stage) "
                 f"(trainyard_step_{part}_seconds{{{RUN}}})"
-                for part in ("data", "generate", "score", "push", "forward", "backward", "optimizer", "checkpoint", "wait")
+                for part in (
+                    "data",
+                    "generate",
+                    "score",
+                    "push",
+                    "forward",
+                    "backward",
+                    "optimizer",
+                    "checkpoint",
+                    "wait",
+                )
             },
         ),
         Panel(

@@ -15,8 +15,8 @@ UNUSED = 200
 
 
 def spoil(no_number: Sequence[int] = (), noise: Sequence[int] = (), weights: Sequence[int] = ()) -> None:
-    """In this process, the batches of these numbers are bad: in `no_number` the first micro-batch, in `noise` all of them. Of the
-    `weights` that are given to those that draw, those of these times are none that anybody has trained.
+    """In this process, the batches of these numbers are bad: in `no_number` the first micro-batch, in `noise` all of them. Of
+    the `weights` that are given to those that draw, those of these times are none that anybody has trained.
     """
     from trainyard_trainer.data.batch import Batch
     from trainyard_trainer.engine.batches import Batches

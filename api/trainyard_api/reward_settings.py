@@ -53,8 +53,8 @@ class RolloutSettings(Model):
     up for. Only with workers that draw.
     """
     max_mismatch: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """How far log-probabilities in training may be from those that tokens were drawn with, in the mean, in nats. A step beyond is
-    refused: weights are given anew to those that draw, and if it is still beyond then, the attempt ends.
+    """How far log-probabilities in training may be from those that tokens were drawn with, in the mean, in nats. A step beyond
+    is refused: weights are given anew to those that draw, and if it is still beyond then, the attempt ends.
     """
 
 
@@ -106,8 +106,8 @@ class GroupPolicySettings(PolicySettings):
     overlong_margin: Annotated[int, Field(ge=0, le=1_048_576)] = 0
     """Tokens before maxNewTokens from which on the reward falls, by 1 until there (DAPO's soft punishment); 0 is none."""
     max_batches: Annotated[int, Field(ge=1, le=64)] = 1
-    """Batches of prompts that a step draws, at most, until globalBatch of them have responses with different rewards: others teach
-    nothing (DAPO's dynamic sampling). Those fill up what is missing then.
+    """Batches of prompts that a step draws, at most, until globalBatch of them have responses with different rewards: others
+    teach nothing (DAPO's dynamic sampling). Those fill up what is missing then.
     """
 
 
@@ -119,8 +119,8 @@ class CriticPolicySettings(PolicySettings):
     kl: Annotated[float, Field(ge=0, le=1000)] = 0.05
     """How much a token's divergence from the model that the stage begins with is taken from its reward, by the estimator k1."""
     kl_target: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Nats a token that the divergence is held to: kl is what it costs at first then, and goes up and down (Ziegler et al. 2019,
-    section 2.2).
+    """Nats a token that the divergence is held to: kl is what it costs at first then, and goes up and down (Ziegler et al.
+    2019, section 2.2).
     """
     kl_horizon: Annotated[int, Field(ge=1, le=10**9)] = 10_000
     """Responses in which that cost changes by a fifth, at most."""

@@ -18,7 +18,6 @@ from .reward_settings import (
 )
 from .training_stages import OF_PAIRS, WHOLE_SEQUENCES, SftStage, TrainingStage
 
-
 _CAP = 2.0
 
 

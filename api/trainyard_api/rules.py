@@ -188,7 +188,9 @@ def _unshared_rule(kind: StageKind, field: str) -> Rule:
         ]
 
     wrong = f"{_ranks(kind)} % s.{kind}.{field} != 0"
-    text = f"'stages[%d].{kind}.{field}: does not divide the %d ranks; use a divisor of that'.format([i, {_ranks(kind)}])"
+    text = (
+        f"'stages[%d].{kind}.{field}: does not divide the %d ranks; use a divisor of that'.format([i, {_ranks(kind)}])"
+    )
     message = f"{kind}.{field} must divide the number of ranks (workers × gpus or processes)"
     return _rule_of_stages(kind, wrong, text, message, mistakes)
 

@@ -46,7 +46,7 @@ OF_EITHER: dict[str, tuple[dict[str, Any], str, str]] = {
     "with prompts that those who learn can't share": (
         {"rollout": {"workers": 1}},
         "globalBatch",
-        "16 is not divisible by 3 ranks × microBatch 4; use 12 or 24",
+        "32 is not divisible by 3 ranks × microBatch 4; use 24 or 36",
     ),
     "ahead of themselves": ({"rollout": {"overlap": True}}, "rollout.overlap", "takes workers that draw beside those"),
     "in more parts than a batch has": (

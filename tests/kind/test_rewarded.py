@@ -1,5 +1,5 @@
-"""Two workers learn from rewards by ppo, of what a third one draws ahead, over Ray. The pod that draws is deleted, one that learns
-is, and the rank that commands both is killed: each prompt counts once, and the weights end as if nothing had happened.
+"""Two workers learn from rewards by ppo, of what a third one draws ahead, over Ray. The pod that draws is deleted, one that
+learns is, and the rank that commands both is killed: each prompt counts once, and the weights end as if nothing had happened.
 """
 
 import json

@@ -8,7 +8,7 @@ PANELS = (
     ("reward", ("reward", "held_out_reward")),
     ("nats a token", ("kl", "entropy", "mismatch")),
     ("tokens of a response", ("response_tokens",)),
-    ("share", ("truncated", "informative", "clipped", "explained_variance")),
+    ("share", ("truncated", "informative", "repetition", "clipped", "explained_variance")),
 )
 """Each one's axis, and the figures that are drawn in it."""
 

@@ -1,5 +1,5 @@
-"""Workers that draw beside those that learn, over Ray: what is learned is the same to the bit, also if what draws is killed; and
-what was drawn ahead is in the checkpoint.
+"""Workers that draw beside those that learn, over Ray: what is learned is the same to the bit, also if what draws is killed;
+and what was drawn ahead is in the checkpoint.
 """
 
 import json

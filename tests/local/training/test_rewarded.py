@@ -132,6 +132,11 @@ def test_it_learns_what_is_rewarded(learned: Path) -> None:
     assert [each["step"] for each in samples] == [20, 40]
     assert {each["reward"] for each in samples[0]["best"]} == {1}
     assert {each["reward"] for each in samples[0]["worst"]} == {0}
+    assert isinstance(samples[1]["hints"], list)
+    events = b"".join(each.read_bytes() for each in learned.glob("**/*tfevents*"))
+    assert b"samples/best" in events
+    assert b"| reward | prompt | completion | answer |" in events
+    assert 0 <= means(learned, "repetition")[LAST] <= 1
     assert all(" or " in each["prompt"] and each["completion"] == each["answer"] for each in samples[0]["best"])
 
 

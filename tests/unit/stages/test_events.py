@@ -1,7 +1,7 @@
 """TensorBoard's file format, held against published values and against what TensorBoard itself has written."""
 
 from tensorboard_events import read_scalars
-from trainyard_trainer.telemetry.events import crc32c, header, scalars
+from trainyard_trainer.telemetry.events import crc32c, header, scalars, texts
 
 
 def test_the_checksum_is_castagnolis() -> None:
@@ -20,3 +20,9 @@ def test_a_record_is_to_the_byte_what_tensorboard_writes() -> None:
     """TensorBoard 2.21.0's RecordWriter on Event(wall_time=2.5, step=7, summary=[loss 2.5])."""
     written = "1a00000000000000129bd82d09000000000000044010072a0d0a0b0a046c6f73731500002040591517a5"
     assert scalars(7, 2.5, {"loss": 2.5}) == bytes.fromhex(written)
+
+
+def test_a_text_is_to_the_byte_what_tensorboard_has_for_its_plugin_of_texts() -> None:
+    """TensorBoard 2.21.0's protobufs of an Event with a DT_STRING tensor of shape [1] and the plugin's name."""
+    written = "09000000000000044010072a220a200a0568696e7473420d080712041202080142032d20614a080a060a0474657874"
+    assert texts(7, 2.5, {"hints": "- a"})[12:-4] == bytes.fromhex(written)

@@ -22,7 +22,7 @@ agent, which has stacks to tell; this is for when that is gone as well.
 
 
 def settle(number: int) -> torch.device:
-    """Settle threads and determinism of this process, which has the GPU of that number, if there are any. Returns its device."""
+    """Settle threads and determinism of this process, which has the GPU of that number if there is one: its device."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if not torch.cuda.is_available():
         return torch.device("cpu")

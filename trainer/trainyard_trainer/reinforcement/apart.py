@@ -1,9 +1,9 @@
 """Responses that others draw than those that learn, as all ranks see it that learn.
 
 The global batch's prompts are dealt out in parts of `microBatch`, the very batches in which a rank that draws for itself would
-read them, so what comes back is the same to the bit, whoever drew it. With `overlap` the next batch is asked for, by the weights
-of now, before this one is learned from. What was drawn and not yet learned from is part of every checkpoint: the weights that
-have drawn it are no longer there to draw it again.
+read them, so what comes back is the same to the bit, whoever drew it. With `overlap` the next batch is asked for, by the
+weights of now, before this one is learned from. What was drawn and not yet learned from is part of every checkpoint: the
+weights that have drawn it are no longer there to draw it again.
 
 A prompt is asked (dispatched), answered and rewarded in one call, and learned from: each of these once, or again to the same
 bits.
@@ -53,7 +53,9 @@ class Apart:
     def __enter__(self) -> "Apart":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._fleet and isinstance(error, StopRequested):
             self._fleet.close("stopped")
 
@@ -62,7 +64,9 @@ class Apart:
         if self._fleet:
             self._fleet.connect()
 
-    def begin(self, engine: Engine, batches: Batches, objective: Rollouts, setup: Setup, saved: dict[str, Tensor]) -> None:
+    def begin(
+        self, engine: Engine, batches: Batches, objective: Rollouts, setup: Setup, saved: dict[str, Tensor]
+    ) -> None:
         """With what a checkpoint had of `tensors`, on rank 0."""
         self._engine, self._batches, self._objective = engine, batches, objective
         if self._fleet:
@@ -79,8 +83,8 @@ class Apart:
             self._fleet.close("done")
 
     def fetch(self, number: int, *, last: bool) -> None:
-        """Give the objective what was drawn for this rank's share of a global batch, and have the next one drawn if there is one. A
-        collective.
+        """Give the objective what was drawn for this rank's share of a global batch, and have the next one drawn if there is
+        one. A collective.
         """
         samples = self._batches.samples_of(number)
         rolled = self._take(number)

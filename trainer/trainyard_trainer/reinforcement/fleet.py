@@ -131,7 +131,10 @@ def draw_for_others(group: Group) -> None:
             pulse.beat("waiting")
             time.sleep(_LOOK_SECONDS)
         if not group.local_rank:
-            addresses = json.loads(os.environ.get("TRAINYARD_ADDRESSES", "[]")) or [os.environ["MASTER_ADDR"]] * group.world_size
+            addresses = (
+                json.loads(os.environ.get("TRAINYARD_ADDRESSES", "[]"))
+                or [os.environ["MASTER_ADDR"]] * group.world_size
+            )
             address = socket.gethostbyname(addresses[group.rank // _ranks_per_worker()])
             process = RayProcess.node(group, store.get(_HEAD).decode(), address, _ranks_per_worker())
         while not store.check([_END]):

@@ -1,7 +1,7 @@
 """Whether what was drawn may be learned from: only if training finds the probabilities that it was drawn with.
 
-They differ a little where two programs compute them, and more where weights are stale or broken, which nothing else shows: rewards
-look as always, and the policy is led astray by tokens that it would not have said.
+They differ a little where two programs compute them, and more where weights are stale or broken, which nothing else shows:
+rewards look as always, and the policy is led astray by tokens that it would not have said.
 """
 
 import sys
@@ -26,8 +26,8 @@ class Gate:
             self._refused = False
             return False
         what = (
-            f"{setting('rollout.maxMismatch')}: log-probabilities in training are {mismatch:.3g} nats from those that tokens were "
-            f"drawn with, and {self._most:g} is allowed"
+            f"{setting('rollout.maxMismatch')}: log-probabilities in training are {mismatch:.3g} nats from those that tokens "
+            f"were drawn with, and {self._most:g} is allowed"
         )
         if self._refused or not self._draw_anew:
             raise RetryableError(f"{what}; see that those that draw have the same weights and kernels, or raise it")

@@ -5,7 +5,7 @@ All of it follows from the weights, the seed and the batch's number, so a step t
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from trainyard_api.rollout_stages import GrpoStage, PpoStage, RolloutStage
 
-from ..data.batch import Batch
+from ..data.batch import IGNORED, Batch
 from ..data.objectives.objective import Sample
 from ..engine import processes
 from ..engine.batches import Batches
@@ -27,6 +27,7 @@ from ..group import Group
 from . import advantages
 from .apart import Apart
 from .gate import Gate
+from .hints import Hints, repetition
 from .kl_control import KlControl
 from .objective import ActorCriticLoss, PolicyLoss
 from .responding import Answers
@@ -69,19 +70,21 @@ class Learning:
         self.gate = Gate(stage.rollout.max_mismatch, apart.forget if apart else None)
         self.kl_control = KlControl(stage.policy) if isinstance(stage, PpoStage) else None
         self._most_batches = stage.policy.max_batches if isinstance(stage, GrpoStage) else 1
+        self.hints = Hints()
         self._more_batches = 0
         """That the step has drawn from beside its own."""
         self._away = 0.0, 0.0
         """Nats a token from the reference, of so many responses."""
         self.figures: dict[str, float] = {}
-        """Of the last step, beside those of the criterion: `reward_deviation` of responses, how many were `left_out`; of PPO
+        """Of the last step, beside those of the criterion: `reward_deviation` of responses, how many were `left_out`, the
+        `repetition` in them; of PPO
         `explained_variance`, the part of the returns' variance that the critic knew before it learned from them, and
         `kl_cost`; and `drawn_prompts`, where that may be more than are learned from.
         """
 
     def updates(self, number: int, *, last: bool) -> Iterator[Sequence[RolloutBatch]]:
-        """This rank's micro-batches of each update of a step, on a global batch's prompts; the last one, or not. A collective, as
-        is each update.
+        """This rank's micro-batches of each update of a step, on a global batch's prompts; the last one, or not. A collective,
+        as is each update.
         """
         own: list[Any] = [batch.to(self._engine.device) for batch in self._drawn(number, last=last)]
         with self._engine.times.of("score"):
@@ -89,11 +92,20 @@ class Learning:
         for epoch in range(self._stage.policy.epochs):
             yield from self._dealt(own, number, epoch)
 
-    def made(self) -> None:
-        """The step is made: what follows from it for the next one."""
+    def made(self, shown: Mapping[str, float]) -> dict[str, float]:
+        """The step is made, of which the criterion shows this: what there is to be shown of it, and what follows from it for
+        the next one.
+        """
+        figures = {**shown, **self.figures}
+        self.hints.step(figures)
         self._engine.numerics.passed += self._more_batches
         if self.kl_control:
             self.kl_control.observe(*self._away)
+        return figures
+
+    def samples(self) -> dict[str, list[Any]]:
+        """What people may want to read: responses since this was last asked, and `hints`."""
+        return {**self._objective.best_and_worst(), "hints": self.hints.said()}
 
     def _drawn(self, number: int, *, last: bool) -> Iterable[Batch]:
         """This rank's share of responses to a global batch, or to the informative prompts of several."""
@@ -104,8 +116,9 @@ class Learning:
         informative: list[tuple[Sample, Answers]] = []
         others: list[tuple[Sample, Answers]] = []
         wanted, at_once = self._stage.global_batch, self._stage.micro_batch
-        for self._more_batches in range(self._most_batches):
-            for each in self._of_all(number + self._more_batches, last=last):
+        for more in range(self._most_batches):
+            self._more_batches = more
+            for each in self._of_all(number + more, last=last):
                 (informative if each[1].informative else others).append(each)
             if len(informative) >= wanted:
                 break
@@ -151,6 +164,8 @@ class Learning:
         rewards = torch.cat([each.rewards[each.counts] for each in own])
         _, variance = _moments(rewards)
         self.figures |= {"reward_deviation": variance**0.5, "left_out": self._left_out(own)}
+        repeated, responses = processes.add_up(*_repetition(own))
+        self.figures["repetition"] = repeated / max(1.0, responses)
         if isinstance(self._stage, GrpoStage):
             compared = [of_groups(each.rewards, each.counts, self._stage.policy.advantage) for each in own]
             if self._stage.policy.advantage == "Batch":
@@ -223,6 +238,12 @@ def rewards_of_tokens(batch: RolloutBatch, kl: float) -> Tensor:
     last_B = counted_BT.shape[1] - 1 - counted_BT.flip(1).int().argmax(1)
     given_B = batch.rewards.flatten() * counted_BT.any(1)
     return rewards_BT.scatter_add(1, last_B[:, None], given_B[:, None])
+
+
+def _repetition(own: list[RolloutBatch]) -> tuple[float, int]:
+    """How much responses repeat themselves, in sum, and how many there are."""
+    said = [[token for token in row if token != IGNORED] for each in own for row in each.labels.tolist()]
+    return sum(map(repetition, said)), len(said)
 
 
 def _of(batches: list[RolloutBatch], field: str) -> Tensor:

@@ -38,7 +38,16 @@ class RayProcess:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it is gone with this process
         self._folder = _folder(group)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, str(os.getpid()), "start", "--block", "--disable-usage-stats", *arguments],
+            [
+                sys.executable,
+                "-m",
+                __spec__.name,
+                str(os.getpid()),
+                "start",
+                "--block",
+                "--disable-usage-stats",
+                *arguments,
+            ],
             env={**os.environ, **settings()},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -84,7 +93,9 @@ def settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 def _folder(group: Group) -> Path:
     """Where Ray keeps logs and sockets, whose paths may not be long."""
-    return Path("/tmp", f"trainyard-ray-{os.geteuid()}-{group.job.run_uid[:8]}-{group.attempt}-{os.environ['MASTER_PORT']}")
+    return Path(
+        "/tmp", f"trainyard-ray-{os.geteuid()}-{group.job.run_uid[:8]}-{group.attempt}-{os.environ['MASTER_PORT']}"
+    )
 
 
 def main(parent: str, arguments: list[str]) -> None:

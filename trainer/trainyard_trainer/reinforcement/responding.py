@@ -124,9 +124,7 @@ class Responder:
         """The numbers that decide what response `number` to the prompt at a position says."""
         return generator_of(self._seed, position, number).random(self._stage.rollout.max_new_tokens)
 
-    def _rewarded(
-        self, responses: list[Response], answers: list[list[int]]
-    ) -> tuple[list[float], list[Said], str]:
+    def _rewarded(self, responses: list[Response], answers: list[list[int]]) -> tuple[list[float], list[Said], str]:
         """What each is worth, not a number where one could not tell; the best and worst; and why one could not."""
         decode, how, trouble = self._tokenizer.decode, self._stage.rollout, ""
         columns = {

@@ -16,6 +16,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +30,7 @@ from ..engine.numerics import Fault
 from ..engine.step_times import Part, own_seconds
 from ..group import Group
 from ..pulse import Pulse
-from ..telemetry.events import header, scalars
+from ..telemetry.events import header, scalars, texts
 from ..telemetry.trackers import Trackers
 from ..telemetry.utilisation import peak_memory_bytes, utilisation_a_token
 from .metrics_file import MetricsFile
@@ -132,13 +133,21 @@ class TrainingProgress:
         """Record a validation: `held_out_loss`, and those of a mixture's parts."""
         self._record(step, **losses)
 
-    def samples(self, step: int, samples: dict[str, Any]) -> None:
-        """Write down what people may want to read, in samples.jsonl: a line {step, attempt, …}."""
-        if self._file:
-            self._samples = self._samples or MetricsFile(self.group, "samples.jsonl")
-            line = {"step": step, "attempt": self.group.attempt, **samples}
-            self._samples.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-            self._samples.put()
+    def samples(self, step: int, best: list[dict[str, Any]], worst: list[dict[str, Any]], hints: Sequence[str]) -> None:
+        """Write down what people may want to read: in samples.jsonl, a line {step, attempt, best, worst, hints}, and as texts
+        for TensorBoard; and say what hints there are.
+        """
+        if not self._file or not self._events:
+            return
+        self._samples = self._samples or MetricsFile(self.group, "samples.jsonl")
+        line = {"step": step, "attempt": self.group.attempt, "best": best, "worst": worst, "hints": hints}
+        self._samples.append(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._samples.put()
+        shown = {f"samples/{name}": _table(each) for name, each in (("best", best), ("worst", worst)) if each}
+        shown |= {"hints": "\n".join(f"- {each}" for each in hints)} if hints else {}
+        self._events.append(texts(step, time.time(), shown))
+        for each in hints:
+            print(f"step {step}: {each}", file=sys.stderr)
 
     def saving(self, checkpoint: CheckpointStatus | None, trouble: str, gauges: dict[str, float]) -> None:
         """Report what is new about checkpoints; `trouble` is shown until there is none."""
@@ -193,3 +202,10 @@ class TrainingProgress:
         progress = Progress(**self._last, **message, eta_seconds=self._eta, heartbeat_time=now)
         self.group.report(progress=progress, **({"metrics": gauges} if gauges else {}))
         self._reported = time.monotonic()
+
+
+def _table(samples: Sequence[dict[str, Any]]) -> str:
+    """As Markdown, in the order given."""
+    head = list(samples[0])
+    rows = [[str(each[name]).replace("|", "\\|").replace("\n", " ⏎ ") for name in head] for each in samples]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))

@@ -1,4 +1,6 @@
-"""What stages do that learn from rewards: who draws and who rewards, and the models that don't learn beside the one that does."""
+"""What a stage has that learns from rewards: who draws and who rewards, and the models that don't learn beside the one that
+does.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

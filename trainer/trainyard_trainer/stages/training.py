@@ -155,15 +155,16 @@ def train_connected(
                 _leave_out(fault, batch, batches, progress, engine, checkpoints)
                 continue
             shown = more_updates(engine, updates, of_batch, engine.num_labels)
+            figures = engine.means(*shown)
             if learning:
-                learning.made()
+                figures = learning.made(figures)
             done = step
             stopping.hold_back()
             progress.step(
                 step,
                 batches.positions(batch),
                 loss=loss,
-                figures=batches.part_losses(of_parts) | engine.means(*shown) | (learning.figures if learning else {}),
+                figures=batches.part_losses(of_parts) | figures,
                 learning_rate=rate,
                 grad_norm=grad_norm,
                 times=engine.times.read(),
@@ -178,8 +179,8 @@ def train_connected(
                     stop = True
                 else:
                     progress.held_out(step, held_out_losses)
-                    if rewarding:
-                        progress.samples(step, rewarding.objective.best_and_worst())
+                    if learning:
+                        progress.samples(step, **learning.samples())
                     saving.validated(step, held_out_losses["held_out_loss"])
             if stop or last:
                 pulse.beat("saving")

@@ -1,4 +1,4 @@
-"""Scalars in the file format that TensorBoard reads: records of length, content and their CRC-32C, each a protobuf `Event`.
+"""Scalars and texts in TensorBoard's file format: records of length, content and their CRC-32C, each a protobuf `Event`.
 
 Written here in forty lines: the `tensorboard` package would bring 60 MB (gRPC, NumPy, a server) into the image for them, and
 writes to folders alone, while these bytes go where metrics.jsonl goes. Each attempt has a file of its own; TensorBoard itself
@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 _MASK = 0xA282EAD8
 _POLYNOMIAL = 0x82F63B78
+_STRING = 7
+"""DT_STRING of TensorFlow's types."""
 
 
 def _table() -> list[int]:
@@ -42,6 +44,17 @@ def scalars(step: int, seconds: float, values: Mapping[str, float]) -> bytes:
     """The record of a step's values, by tag."""
     summary = b"".join(
         _field(1, _field(1, tag.encode()) + struct.pack("<Bf", 0x15, value)) for tag, value in values.items()
+    )
+    return _record(struct.pack("<Bd", 0x09, seconds) + b"\x10" + _varint(step) + _field(5, summary))
+
+
+def texts(step: int, seconds: float, values: Mapping[str, str]) -> bytes:
+    """The record of texts in Markdown, by tag, as TensorBoard's plugin for texts reads them: a tensor of one string each."""
+    plugin = _field(1, _field(1, b"text"))
+    one = b"\x08" + _varint(_STRING) + _field(2, _field(2, b"\x08\x01"))
+    summary = b"".join(
+        _field(1, _field(1, tag.encode()) + _field(8, one + _field(8, value.encode())) + _field(9, plugin))
+        for tag, value in values.items()
     )
     return _record(struct.pack("<Bd", 0x09, seconds) + b"\x10" + _varint(step) + _field(5, summary))
 
