@@ -9,7 +9,7 @@ DEBIAN := .venv/debian
 # Two for a core: almost half of what tests do is to wait for processes that they have started. In their order: by default
 # the files with the fewest tests come last, and those are the longest ones.
 TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 2)))
-BENCHMARKS := checkpoint plan throughput simulate goodput collecting preferred_share rewarded kind_latency recovery
+BENCHMARKS := checkpoint plan throughput simulate goodput collecting preferred_share rewarded overlap kind_latency recovery
 
 .PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus chromium postgresql
 
