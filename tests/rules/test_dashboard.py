@@ -28,7 +28,7 @@ NOT_HERE = {
     "trainyard_skipped_batches_total",
 }
 """Exported, but with samples only where there is an API server, several nodes or ranks, or trouble of another kind."""
-OF_REWARDS = {"trainyard_step_generate_seconds", "trainyard_step_score_seconds"}
+OF_REWARDS = {f"trainyard_step_{part}_seconds" for part in ("generate", "score", "push")}
 """Exported by stages that learn from rewards; `tests/local/training/test_rewarded.py` sees that they are."""
 
 

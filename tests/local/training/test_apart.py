@@ -82,6 +82,8 @@ def test_what_is_drawn_apart_is_learned_to_the_same_bits_whatever_goes_wrong_the
     lines = [line for line in metric_lines(apart.output) if "mismatch" in line]
     assert [line["position"] for line in lines] == [8 * step for step in range(LAST)]
     assert max(line["mismatch"] for line in lines) < 1e-5
+    gauges = {name for report in apart.reports() for name in report.get("metrics", {})}
+    assert {"step_generate_seconds", "step_push_seconds"} <= gauges
     held_out = [
         {line["step"]: line["held_out_reward"] for line in metric_lines(each.output) if "held_out_reward" in line}
         for each in (apart, together)
