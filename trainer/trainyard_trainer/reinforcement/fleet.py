@@ -46,7 +46,8 @@ class Fleet:
         self._per_worker = _ranks_per_worker()
         address, self._port = os.environ["MASTER_ADDR"], _free_port()
         self._address = socket.gethostbyname(address)
-        self._head = RayProcess.head(group, self._address, self._port)
+        self._head = RayProcess(group)
+        self._head.head(self._address, self._port)
         self._store: dist.TCPStore
         self._actors: list[Any] = []
         self._setup: Any = None
@@ -124,19 +125,19 @@ def draw_for_others(group: Group) -> None:
     """Be one of the workers that draw, until all is over."""
     stopping.hold_back()  # what others are to save may need what is drawn here
     pulse = Pulse(group)
-    process = None
+    process = RayProcess(group) if not group.local_rank else None
     try:
         store = _store(group)
         while not store.check([_HEAD]):
             pulse.beat("waiting")
             time.sleep(_LOOK_SECONDS)
-        if not group.local_rank:
+        if process:
             addresses = (
                 json.loads(os.environ.get("TRAINYARD_ADDRESSES", "[]"))
                 or [os.environ["MASTER_ADDR"]] * group.world_size
             )
             address = socket.gethostbyname(addresses[group.rank // _ranks_per_worker()])
-            process = RayProcess.node(group, store.get(_HEAD).decode(), address, _ranks_per_worker())
+            process.node(store.get(_HEAD).decode(), address, _ranks_per_worker())
         while not store.check([_END]):
             pulse.beat("working")
             if process:

@@ -1,23 +1,20 @@
-"""Ray's own processes on one worker: `python -m trainyard_trainer.reinforcement.ray_process PARENT start …`.
-
-They last as long as the rank that starts them, however that ends: the kernel then asks this process to end, which ends all that
-it has started (`ray start --block`).
+"""Ray's own processes on one worker. They last as long as the rank that starts them, however that ends: `ray_main` ends with it,
+and what `ray start --block` has started ends with that.
 """
 
-import ctypes
+import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import RetryableError
 from ..group import Group
 
-PR_SET_PDEATHSIG = 1
 DRAWING = "drawing"
 """A resource of Ray's: what a model that draws takes one of."""
 _LAST_CHARACTERS = 2000
@@ -33,38 +30,33 @@ _SETTINGS = {
 class RayProcess:
     """Ray on one worker."""
 
-    def __init__(self, group: Group, *arguments: str) -> None:
-        """Start it; it takes seconds to be there. `arguments` are those of `ray start`."""
+    def __init__(self, group: Group) -> None:
+        """Get ready; `head` or `node` says what it is."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it is gone with this process
         self._folder = _folder(group)
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                __spec__.name,
-                str(os.getpid()),
-                "start",
-                "--block",
-                "--disable-usage-stats",
-                *arguments,
-            ],
+            [sys.executable, "-m", f"{__package__}.ray_main", str(os.getpid())],
             env={**os.environ, **settings()},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
 
-    @classmethod
-    def head(cls, group: Group, address: str, port: int) -> "RayProcess":
-        """Where Ray keeps what it knows, and rank 0 commands it. Nothing is computed there."""
-        place = [f"--node-ip-address={address}", f"--port={port}", f"--temp-dir={_folder(group)}"]
-        return cls(group, "--head", *place, "--num-cpus=0", "--num-gpus=0", "--include-dashboard=false", "--no-monitor")
+    def head(self, address: str, port: int) -> None:
+        """Be where Ray keeps what it knows, and rank 0 commands it. Nothing is computed there."""
+        place = [f"--node-ip-address={address}", f"--port={port}", f"--temp-dir={self._folder}"]
+        self._start("--head", *place, "--num-cpus=0", "--num-gpus=0", "--include-dashboard=false", "--no-monitor")
 
-    @classmethod
-    def node(cls, group: Group, head: str, address: str, models: int) -> "RayProcess":
-        """A place for so many models that draw. `head` is the head's address and port."""
+    def node(self, head: str, address: str, models: int) -> None:
+        """Be a place for so many models that draw. `head` is the head's address and port."""
         resources = f'--resources={{"{DRAWING}": {models}}}'
-        return cls(group, f"--address={head}", f"--node-ip-address={address}", "--num-cpus=0", resources)
+        self._start(f"--address={head}", f"--node-ip-address={address}", "--num-cpus=0", resources)
+
+    def _start(self, *arguments: str) -> None:
+        """It takes seconds to be there."""
+        assert self._process.stdin
+        with suppress(BrokenPipeError), self._process.stdin as given:  # `check` tells of one that has ended
+            given.write(json.dumps(["start", "--block", "--disable-usage-stats", *arguments]).encode() + b"\n")
 
     def check(self) -> None:
         """RetryableError if it has ended."""
@@ -96,18 +88,3 @@ def _folder(group: Group) -> Path:
     return Path(
         "/tmp", f"trainyard-ray-{os.geteuid()}-{group.job.run_uid[:8]}-{group.attempt}-{os.environ['MASTER_PORT']}"
     )
-
-
-def main(parent: str, arguments: list[str]) -> None:
-    """Be `ray` with these arguments, for as long as the parent lives."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it died before the kernel knew
-        sys.exit(1)
-    from ray.scripts.scripts import main as ray
-
-    sys.argv = ["ray", *arguments]
-    ray()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
