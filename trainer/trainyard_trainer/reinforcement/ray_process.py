@@ -1,5 +1,5 @@
-"""Ray's own processes on one worker. They last as long as the rank that starts them, however that ends: `ray_main` ends with it,
-and what `ray start --block` has started ends with that.
+"""Ray's own processes on one worker. They last as long as the rank that starts them, however that ends: `ray_main` ends with
+it, and what `ray start --block` has started ends with that.
 """
 
 import json
