@@ -36,6 +36,11 @@ def requested() -> bool:
     return _requested.is_set()
 
 
+def request() -> None:
+    """As if SIGTERM had arrived: another process of the group was asked to stop, and can't say so in a collective."""
+    _requested.set()
+
+
 def hold_back() -> None:
     """From now on there is something to save."""
     _held_back.set()

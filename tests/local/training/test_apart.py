@@ -95,7 +95,7 @@ def test_what_is_drawn_apart_is_learned_to_the_same_bits_whatever_goes_wrong_the
 OVERLAPPING = {"rollout": {"responses": 2, "overlap": True}, "policy": {"kl": 0.05, "epochs": 2}}
 
 
-def test_what_was_drawn_ahead_survives_a_stop_and_the_death_of_all(storage: Path) -> None:
+def test_what_was_drawn_ahead_survives_that_all_stop_with_one_and_the_death_of_all(storage: Path) -> None:
     calm = start(storage, "calm", "ppo", **OVERLAPPING)
     calm.succeed()
     lines = [line for line in metric_lines(calm.output) if "mismatch" in line]
@@ -103,11 +103,10 @@ def test_what_was_drawn_ahead_survives_a_stop_and_the_death_of_all(storage: Path
 
     stopped = start(storage, "disturbed", "ppo", **OVERLAPPING, hold=HELD, at_call=3)
     stopped.until_held(0, 1)
-    for process in stopped.processes:
-        os.kill(process.pid, signal.SIGTERM)
+    os.kill(stopped.processes[2].pid, signal.SIGTERM)  # as if the node of what draws was drained
     stopped.release(0, 1)
     assert stopped.wait(90) == [20, 20, 20], stopped.said()
-    assert committed_steps(stopped.output) == [3]
+    [stopped_at] = committed_steps(stopped.output)
 
     killed = start(storage, "disturbed", "ppo", **OVERLAPPING, attempt=2, hold=HELD, at_call=6)
     killed.until_held(0, 1)
@@ -115,7 +114,7 @@ def test_what_was_drawn_ahead_survives_a_stop_and_the_death_of_all(storage: Path
     for process in killed.processes:
         process.kill()
     killed.wait(20)
-    assert committed_steps(killed.output)[-1] == 5
+    assert stopped_at <= committed_steps(killed.output)[-1] < LAST
     eventually(lambda: not any(each.is_running() for each in below), 120, "Ray ends with its ranks")
     start(storage, "disturbed", "ppo", **OVERLAPPING, attempt=3).succeed()
     assert shard_digests(killed.output, LAST) == shard_digests(calm.output, LAST)

@@ -135,8 +135,8 @@ class HeldOut:
             ]
             for field, rows in parts.items()
         }
-        self.before: Callable[[list[Sample]], object] = len
-        """Called with a part's samples before they are measured, on all ranks."""
+        self.before: Callable[[list[Sample]], object] | None = None
+        """Told a part's samples before they are measured, on all ranks."""
 
     def losses(self, engine: Engine, alive: Callable[[], None]) -> dict[str, float] | None:
         """Mean loss per label in nats, as `held_out_loss`, and what else is shown of a batch, likewise: of all parts in the
@@ -165,7 +165,8 @@ class HeldOut:
         """Of one part: the loss and what else is shown, per label. Every rank runs equally many forwards; those past the end
         don't count.
         """
-        self.before(samples)
+        if self.before:
+            self.before(samples)
         totals, labels = np.zeros(1 + len(engine.criterion.HELD_OUT_FIGURES)), 0
         engine.look_ahead(self._batches(samples))
         for batch, counts in self._batches(samples):

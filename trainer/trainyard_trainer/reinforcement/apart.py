@@ -115,6 +115,8 @@ class Apart:
 
     def _take(self, number: int) -> list[Rolled]:
         """What was drawn for a global batch, or is now; on rank 0."""
+        if self._fleet:
+            self._fleet.hear_stop()
         if self._ahead != number:
             self._ask(number)
         with self._engine.times.of("generate"):

@@ -28,7 +28,7 @@ from .rollout_worker import RolloutWorker, Setup
 from .weights import Weights
 
 End = Literal["done", "stopped"]
-_HEAD, _END, _LEFT = "ray-head", "ray-end", "ray-left"
+_HEAD, _STOP, _END, _LEFT = "ray-head", "ray-stop", "ray-end", "ray-left"
 """Keys of the store."""
 _REPEATS = 3
 """Of what a model was asked that has died meanwhile; then something is wrong with that."""
@@ -104,6 +104,11 @@ class Fleet:
             raise PeerLostError(f"a worker that draws is lost: {' '.join(str(error).split())}") from None
         return rolled
 
+    def hear_stop(self) -> None:
+        """If a worker that draws was asked to stop, so is this rank, and with it all that learn."""
+        if self._store.check([_STOP]):
+            stopping.request()
+
     def close(self, end: End) -> None:
         """All is over. Returns when all workers know."""
         import ray
@@ -140,6 +145,8 @@ def draw_for_others(group: Group) -> None:
             process.node(store.get(_HEAD).decode(), address, _ranks_per_worker())
         while not store.check([_END]):
             pulse.beat("working")
+            if stopping.requested():
+                store.set(_STOP, "")
             if process:
                 process.check()
             time.sleep(_LOOK_SECONDS)
