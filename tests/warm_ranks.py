@@ -24,6 +24,8 @@ MODULES = [
     "trainyard_trainer.rank",
     *(f"trainyard_trainer.stages.{kind}" for kind in ("pretrain", "sft", "reward", "dpo", "ppo", "grpo", "evaluate")),
 ]
+HELD_SECONDS = 150
+"""For ranks to come to where they are held: those that have others draw start Ray first, beside all other tests."""
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*MODULES, "trainyard_trainer.stages.export"])
 
@@ -59,7 +61,7 @@ class WarmRanks(Ranks):
     def until_held(self, *ranks: int) -> None:
         """Wait until these are where they are held; all ranks if none is named."""
         for rank in ranks or range(len(self.processes)):
-            eventually(self.processes[rank].held.exists, 60, f"rank at {self._hold}", self.said)
+            eventually(self.processes[rank].held.exists, HELD_SECONDS, f"rank at {self._hold}", self.said)
 
     def release(self, *ranks: int) -> None:
         """Let these go on; all of them if none is named."""

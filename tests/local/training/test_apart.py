@@ -16,6 +16,7 @@ from preparing import put, run_prepare
 from training import TINY, a_corpus, a_job, committed_steps, metric_lines, shard_digests
 from warm_ranks import WarmRanks
 
+pytestmark = pytest.mark.timeout(900)  # Ray takes 15 s to start alone, and a minute beside other tests
 LAST = 12
 SETTINGS: dict[str, Any] = {
     "data": "pairs",
@@ -105,7 +106,7 @@ def test_what_was_drawn_ahead_survives_that_all_stop_with_one_and_the_death_of_a
     stopped.until_held(0, 1)
     os.kill(stopped.processes[2].pid, signal.SIGTERM)  # as if the node of what draws was drained
     stopped.release(0, 1)
-    assert stopped.wait(90) == [20, 20, 20], stopped.said()
+    assert stopped.wait() == [20, 20, 20], stopped.said()
     [stopped_at] = committed_steps(stopped.output)
 
     killed = start(storage, "disturbed", "ppo", **OVERLAPPING, attempt=2, hold=HELD, at_call=6)
@@ -122,6 +123,6 @@ def test_what_was_drawn_ahead_survives_that_all_stop_with_one_and_the_death_of_a
 
 def test_what_is_wrong_with_a_reward_where_others_draw_is_named(storage: Path) -> None:
     ranks = start(storage, "nowhere", rewards=[{"function": "rewards.py:high"}])
-    assert ranks.wait(90)[0] == 10, ranks.said()
+    assert ranks.wait()[0] == 10, ranks.said()
     assert "grpo.rewards[0].function: " in ranks.said()
     assert "rewards.py has no function high" in ranks.said()
