@@ -118,7 +118,7 @@ class Ranks:
             stderr=subprocess.STDOUT,
         )
 
-    def wait(self, seconds: float = 240) -> list[int]:
+    def wait(self, seconds: float = 800) -> list[int]:
         """Exit codes by rank; whoever isn't done in time is killed."""
         try:
             return [process.wait(seconds) for process in self.processes]
