@@ -29,7 +29,7 @@ NOT_HERE = {
 }
 """Exported, but with samples only where there is an API server, several nodes or ranks, or trouble of another kind."""
 OF_REWARDS = {f"trainyard_step_{part}_seconds" for part in ("generate", "score", "push")}
-"""Exported by stages that learn from rewards; `tests/local/training/test_rewarded.py` sees that they are."""
+"""Exported by stages that learn from rewards; test_rewarded.py and test_apart.py in tests/local/training see that they are."""
 
 
 def promql(expression: str) -> str:

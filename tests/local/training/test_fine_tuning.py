@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from warm_ranks import WarmRanks
 
 SOUNDS = {"cow": "moo", "cat": "meow", "dog": "woof", "owl": "hoot", "pig": "oink", "duck": "quack"}
-LAST = 300
+LAST = 500
 SETTINGS: dict[str, Any] = {
     "data": "chat",
     "model": {"stage": "base"},
@@ -75,7 +75,7 @@ def tuned(storage: Path, base: Path) -> Path:
 
 def test_it_learns_what_the_assistant_says(tuned: Path) -> None:
     losses = held_out_losses(tuned)
-    assert losses[LAST] < 0.5 * losses[50]  # how much less is another figure on each kind of processor
+    assert losses[LAST] < 0.2 < 1 < losses[50] or losses[LAST] < 0.2 * losses[50]
     made = read_artifact(tuned, "sft")
     assert made["details"]["objective"] == "Responses"
     assert made["details"]["packing"]["chat"]["documentsTooLong"] == 0
@@ -113,7 +113,7 @@ def test_it_is_measured_by_its_answers_and_gives_some(storage: Path, tuned: Path
     report = json.loads((storage / "report/report.json").read_text())
     assert report["response_loss"] == pytest.approx(held_out_losses(tuned)[LAST], rel=0.2)
     answers = [sample["text"].strip() for sample in report["samples"]]
-    assert sum(answer == sound for answer, sound in zip(answers, SOUNDS.values(), strict=True)) >= 3, answers
+    assert sum(answer == sound for answer, sound in zip(answers, SOUNDS.values(), strict=True)) >= 5, answers
 
 
 def test_the_exported_folder_has_the_chat_template(storage: Path, tuned: Path) -> None:

@@ -4,7 +4,6 @@ It keeps nothing that it can't be given again: each call brings what to begin wi
 start it anew and repeat a call, and what it says is the same.
 """
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -64,8 +63,8 @@ class RolloutWorker:
             given = [each.to(device) for each in (tokens_PT, mask_PT, uniform_BN)]
             return draw(self._model, *given, stage.rollout.temperature, setup.tokens.end)
 
-        tokenizer = next(iter(group.inputs[field] for field in stage.parts)) / "tokenizer"
-        rewards = rewards_of(stage, setup.tokens.begin, Path(tokenizer), group, device, lambda _: None)
+        tokenizer = group.inputs[next(iter(stage.parts))] / "tokenizer"
+        rewards = rewards_of(stage, setup.tokens.begin, tokenizer, group, device, lambda _: None)
         times = StepTimes(device)
         self._responder = Responder(stage, setup.tokens, tokenizer, rewards, group.job.seed, drawn, times)
 
