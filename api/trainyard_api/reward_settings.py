@@ -7,13 +7,15 @@ from pydantic import Field, StringConstraints
 from .fields import StageName
 from .model import Model, rule
 
+FunctionName = Annotated[str, StringConstraints(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$", max_length=1024)]
+
 
 class RewardSettings(Model):
     """Who says how good a response is: a function of the user's, which runs in a process of its own beside each rank, or an
     earlier reward stage's model.
     """
 
-    function: Annotated[str, StringConstraints(pattern=r"^.+:[A-Za-z_][A-Za-z0-9_]*$", max_length=1024)] | None = None
+    function: FunctionName | None = None
     """`path/to/file.py:function`, where relative paths start at the storage root, or `module:function`. It is called with lists
     `prompts`, `completions` and `answers`, and gives a list of as many numbers: docs/stages.md.
     """
@@ -33,13 +35,28 @@ class RewardSettings(Model):
     )
 
 
+class EnvironmentSettings(Model):
+    """Who answers what the model says, so that it speaks again: games, tools, checks that let it try once more."""
+
+    function: FunctionName
+    """As of rewards. It is called with lists `prompts`, `turns` (the texts that the model and it have said in turns, the model
+    first and last) and `answers`, and gives a list of one text each, or None where all is said: docs/stages.md.
+    """
+    turns: Annotated[int, Field(ge=2, le=64)] = 4
+    """Times that the model speaks, at most."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    """For a call. If it takes longer its process is killed, and those responses are left out."""
+
+
 class RolloutSettings(Model):
     """The responses that the model draws in each step, to learn from."""
 
     responses: Annotated[int, Field(ge=1, le=1024)] = 8
     """To each prompt: its group."""
     max_new_tokens: Annotated[int, Field(ge=1, le=1_048_576)] = 64
-    """Tokens of a response, at most."""
+    """Tokens of a response, at most; with an environment, of all that both say in it."""
+    environment: EnvironmentSettings | None = None
+    """Who answers what the model says."""
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Of drawing, and so of the probabilities that are learned."""
     truncated_reward: Annotated[float, Field(ge=-1000, le=1000)] | None = None

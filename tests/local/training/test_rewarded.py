@@ -34,6 +34,15 @@ def unsure(completions, answers, **_):
 
 def raises(**_):
     raise RuntimeError("no idea")
+
+def try_again(prompts, turns, answers, **_):
+    return [None if said[-1] == wanted else "no" for said, wanted in zip(turns, answers)]
+
+def no_text(turns, **_):
+    return ["no" if len(said[-1]) == 1 and said[-1] < "5" else 3 for said in turns]
+
+def in_the_end(turns, answers, **_):
+    return [float(said[-1] == wanted) for said, wanted in zip(turns, answers)]
 """
 CPU = torch.device("cpu")
 LAST = 40
@@ -52,6 +61,17 @@ GRPO: dict[str, Any] = {
     "checkpoint": {"everySteps": 10},
     "deepspeed": {"zero_optimization": {"stage": 1}},
 }
+
+DIALOGUES = {
+    "rollout": {
+        "responses": 8,
+        "maxNewTokens": 80,
+        "environment": {"function": "functions.py:try_again", "turns": 3},
+    },
+    "sequenceLength": 128,
+    "rewards": [{"function": "functions.py:in_the_end"}],
+}
+"""Whoever is wrong may try again."""
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +188,15 @@ SPLITS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["grpo", "ppo"])
-def test_a_batch_is_worth_the_same_however_it_is_split(storage: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("grpo", {}), ("ppo", {}), ("grpo", DIALOGUES)], ids=["grpo", "ppo", "dialogues"]
+)
+def test_a_batch_is_worth_the_same_however_it_is_split(
+    storage: Path, tmp_path: Path, kind: str, settings: dict[str, Any]
+) -> None:
     def first_step(name: str, ranks: int, changes: dict[str, Any]) -> dict[str, float]:
         once = {"policy": {"epochs": 1, "kl": 0.02}, "steps": 1, "globalBatch": 16, "microBatch": 8, **changes}
-        split = WarmRanks(rewarded(storage, f"{kind} {name}", kind, **once), ranks)
+        split = WarmRanks(rewarded(storage, str(tmp_path / name), kind, **settings, **once), ranks)
         split.succeed()
         figures = ("loss", "reward", "response_tokens", "grad_norm", "entropy", "held_out_reward")
         return {figure: means(split.output, figure)[1] for figure in figures}
@@ -248,6 +272,38 @@ def test_prompts_whose_responses_are_all_alike_are_passed_over_the_same_however_
     split.succeed()
     for figure in ("position", "reward", "loss", "grad_norm"):
         assert means(split.output, figure) == pytest.approx(means(whole.output, figure), rel=1e-3, abs=1e-6), figure
+
+
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_in_dialogues_what_was_drawn_is_what_is_learned(storage: Path, kind: str) -> None:
+    """Training reads each token after all that was heard before it: it finds it as likely as it was when it was drawn."""
+    ranks = WarmRanks(rewarded(storage, f"{kind} in dialogues", kind, **DIALOGUES, steps=20))
+    ranks.succeed()
+    assert max(means(ranks.output, "mismatch").values()) < 1e-4
+    reward, tokens = means(ranks.output, "reward"), means(ranks.output, "response_tokens")
+    assert sum(reward[step] for step in range(16, 21)) > sum(reward[step] for step in range(1, 6))
+    [samples] = [json.loads(line) for line in (ranks.output / "samples.jsonl").read_text().splitlines()]
+    tried_again = [each["completion"] for each in samples["best"] + samples["worst"] if "|user|" in each["completion"]]
+    assert tried_again
+    assert all("<|user|>\nno\n<|assistant|>\n" in each for each in tried_again)
+    assert max(tokens.values()) < 12, "what is heard is no token of the response's"
+
+
+def test_what_an_environment_can_not_answer_is_left_out(storage: Path) -> None:
+    def dialogues(function: str) -> dict[str, Any]:
+        environment = {"function": f"functions.py:{function}"}
+        return DIALOGUES | {"rollout": {"responses": 8, "maxNewTokens": 80, "environment": environment}, "steps": 1}
+
+    some = WarmRanks(rewarded(storage, "no text", **dialogues("no_text")), 1)
+    some.succeed()
+    assert 0 < means(some.output, "left_out")[1] < 128
+    none = WarmRanks(rewarded(storage, "speechless", **dialogues("raises")), 1)
+    assert none.wait() == [10]
+    assert "can be rewarded: grpo.rollout.environment.function: RuntimeError: no idea" in none.said()
+    nowhere = WarmRanks(rewarded(storage, "nobody", **dialogues("nobody")), 1)
+    assert nowhere.wait() == [10]
+    assert "grpo.rollout.environment.function: " in nowhere.said()
+    assert "functions.py has no function nobody" in nowhere.said()
 
 
 def test_what_can_not_be_rewarded_is_left_out(storage: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_decoders import MODELS, model_of
 from torch import Tensor
-from trainyard_trainer.reinforcement.generating import Drawn, draw
+from trainyard_trainer.reinforcement.generating import Drawn, draw, pick
 
 END, LONGEST = 0, 12
 PROMPTS = [[3], [4, 5, 6, 7, 8], [9, 2, 1]]
@@ -75,3 +75,33 @@ def test_after_its_end_a_row_says_nothing_more_and_all_ended_none_goes_on() -> N
         said = until_end(tokens)
         assert set(tokens[len(said) :]) <= {END}
     assert max(len(until_end(tokens)) for tokens in found.tokens.tolist()) == found.tokens.shape[1]
+
+
+def test_a_row_without_numbers_says_no_more() -> None:
+    uniform_BN = numbers(3)
+    whole = drawn("llama", PROMPTS, uniform_BN)
+    cut_BN = uniform_BN.clone()
+    cut_BN[0, 2:] = cut_BN[2, :] = torch.nan
+    cut = drawn("llama", PROMPTS, cut_BN)
+    assert cut.tokens[0, :2].tolist() == whole.tokens[0, :2].tolist()
+    assert cut.tokens[0, 2:].tolist() == [END] * (cut.tokens.shape[1] - 2)
+    assert cut.tokens[1].tolist() == whole.tokens[1, : cut.tokens.shape[1]].tolist()
+    assert cut.tokens[2].tolist() == [END] * cut.tokens.shape[1]
+    assert cut.log_probabilities[2].abs().sum() == 0
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 11, 1000, 1009])
+def test_what_is_picked_is_the_first_token_up_to_which_probabilities_add_up_to_more(vocabulary: int) -> None:
+    random = torch.Generator().manual_seed(vocabulary)
+    logits_BV = 5 * torch.randn(500, vocabulary, generator=random)
+    logits_BV[:, vocabulary // 2 + 1 :] -= torch.where(torch.rand(500, 1, generator=random) < 0.5, torch.inf, 0)
+    uniform_B = torch.rand(500, generator=random, dtype=torch.float64)
+    uniform_B[0], uniform_B[1:20] = 0, 1 - 2**-53
+    tokens_B, log_probabilities_B = pick(logits_BV, uniform_B)
+    exact_BV = torch.softmax(logits_BV.double(), 1)
+    picked_B = exact_BV.gather(1, tokens_B[:, None])[:, 0]
+    assert (picked_B > 0).all()
+    assert log_probabilities_B.tolist() == pytest.approx(picked_B.log().tolist(), abs=1e-5)
+    up_to_B = exact_BV.cumsum(1).gather(1, tokens_B[:, None])[:, 0]
+    assert (uniform_B <= up_to_B + 1e-6).all()
+    assert (uniform_B >= up_to_B - picked_B - 1e-6).all()

@@ -150,7 +150,8 @@ class ChatTokens:
         """`folder` is the tokenizer's, with the template that it is to use."""
         self.template = template_of(folder)
         self._names = token_names(folder)
-        self._begin = special_tokens(folder).begin
+        special = special_tokens(folder)
+        self._begin, self._end = special.begin, special.end
         self._text = load_tokenizer(folder)
         self._marked = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._of_template: dict[str, list[int]] = {}
@@ -164,18 +165,32 @@ class ChatTokens:
         """Tokens of what the assistant is to answer."""
         return self._encode(self._split(messages, [], add_generation_prompt=True))[0]
 
+    def reply(self, content: str) -> list[int]:
+        """Tokens of what a user says to the assistant, from after the end of text with which it has ended, up to where it is to
+        speak again.
+        """
+        messages = [
+            Message(role=role, content=said)
+            for role, said in (("user", "?"), ("assistant", "!"), ("user", content.strip()))
+        ]
+        pieces = self._split(messages, self._spans(_marked(messages)), add_generation_prompt=True)
+        said = [number for number, piece in enumerate(pieces) if piece.said]
+        tokens = [token for piece in pieces[said[1] + 1 :] for token in self._tokens(piece)]
+        return tokens[1:] if tokens[:1] == [self._end] else tokens
+
     def _encode(self, pieces: Sequence[_Piece]) -> tuple[list[int], list[int]]:
         tokens: list[int] = []
         learned: list[int] = []
         for piece in pieces:
-            part = (
-                self._text.encode(piece.text, add_special_tokens=False).ids if piece.said else self._around(piece.text)
-            )
+            part = self._tokens(piece)
             tokens += part
             learned += [int(piece.learned)] * len(part)
         if tokens[:1] == [self._begin]:  # every document is read after that anyway
             return tokens[1:], learned[1:]
         return tokens, learned
+
+    def _tokens(self, piece: _Piece) -> list[int]:
+        return self._text.encode(piece.text, add_special_tokens=False).ids if piece.said else self._around(piece.text)
 
     def _around(self, text: str) -> list[int]:
         if text not in self._of_template:

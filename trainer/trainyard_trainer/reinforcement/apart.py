@@ -169,6 +169,7 @@ class Apart:
         tokens = torch.zeros(responses, how.max_new_tokens, dtype=torch.int64)
         log_probabilities = torch.zeros(responses, how.max_new_tokens)
         lengths = torch.zeros(responses, 2, dtype=torch.int64)
+        heard = torch.zeros(responses, how.max_new_tokens, dtype=torch.bool)
         rewards = torch.zeros(responses)
         groups = [group for each in self._arrived() for group in each.groups]
         for row, (response, reward) in enumerate(chain(*(zip(*each, strict=True) for each in groups))):
@@ -176,28 +177,37 @@ class Apart:
             tokens[row, :length] = torch.tensor(response.tokens)
             log_probabilities[row, :length] = torch.tensor(response.log_probabilities)
             lengths[row] = torch.tensor([length, response.truncated])
+            heard[row, [*response.heard]] = True
             rewards[row] = reward
         return {
             "batch": torch.tensor([self._ahead]),
             "tokens": tokens,
             "log_probabilities": log_probabilities,
             "lengths": lengths,
+            "heard": heard,
             "rewards": rewards,
         }
 
     def _fits(self, saved: dict[str, Tensor]) -> bool:
         how = self._stage.rollout
         wanted = (self._stage.global_batch * how.responses, how.max_new_tokens)
-        return "tokens" in saved and saved["tokens"].shape == wanted
+        return "heard" in saved and saved["heard"].shape == wanted
 
     def _unpacked(self, number: int, saved: dict[str, Tensor]) -> Rolled:
         """What `tensors` has told of the responses to a batch."""
         group = self._stage.rollout.responses
         prompts = [asked(each).prompt for each in self._batches.samples_of(number) for _ in range(group)]
-        rows = zip(prompts, *(saved[name].tolist() for name in ("tokens", "log_probabilities", "lengths")), strict=True)
+        names = "tokens", "log_probabilities", "lengths", "heard"
+        rows = zip(prompts, *(saved[name].tolist() for name in names), strict=True)
         responses = [
-            Response(prompt, tokens[:length], log_probabilities[:length], bool(truncated))
-            for prompt, tokens, log_probabilities, (length, truncated) in rows
+            Response(
+                prompt,
+                tokens[:length],
+                log_probabilities[:length],
+                bool(truncated),
+                frozenset(at for at, each in enumerate(heard) if each),
+            )
+            for prompt, tokens, log_probabilities, (length, truncated), heard in rows
         ]
         rewards: list[float] = saved["rewards"].tolist()
         unknown = any(map(math.isnan, rewards))

@@ -1,4 +1,4 @@
-"""Those who say how good a response is, as a stage's settings name them."""
+"""Those who say how good a response is, and who answers it, as a stage's settings name them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +11,8 @@ from ..data.fetched import fetch_file
 from ..errors import setting
 from ..group import Group
 from .responding import Reward
-from .reward_functions import RewardFunction
 from .scorers import RewardModel, load_reward_model
+from .user_functions import Environment, RewardFunction
 
 
 def rewards_of(
@@ -34,6 +34,15 @@ def rewards_of(
         else:
             found.append(RewardModel(_model(number, tokenizer, group), begin, device))
     return found
+
+
+def environment_of(stage: RolloutStage, group: Group, note: Callable[[str], object]) -> Environment | None:
+    """In its process; None if nobody answers."""
+    settings = stage.rollout.environment
+    if settings is None:
+        return None
+    field = setting("rollout.environment.function")
+    return Environment(_place(settings.function, field, group, note), field, settings.timeout_seconds)
 
 
 def first_reward_model(stage: RolloutStage, tokenizer: Path, group: Group) -> PreTrainedModel | None:

@@ -21,7 +21,7 @@ from ..models.kernels import use_liger
 from ..models.lora import with_adapters
 from .generating import Drawn, draw
 from .responding import Asked, Responder, Rolled
-from .rewards import rewards_of
+from .rewards import environment_of, rewards_of
 from .weights import Weights, load
 
 
@@ -66,7 +66,8 @@ class RolloutWorker:
         tokenizer = group.inputs[next(iter(stage.parts))] / "tokenizer"
         rewards = rewards_of(stage, setup.tokens.begin, tokenizer, group, device, lambda _: None)
         times = StepTimes(device)
-        self._responder = Responder(stage, setup.tokens, tokenizer, rewards, group.job.seed, drawn, times)
+        seed, environment = group.job.seed, environment_of(stage, group, lambda _: None)
+        self._responder = Responder(stage, setup.tokens, tokenizer, rewards, environment, seed, drawn, times)
 
     def roll_out(self, setup: Setup, version: int, weights: Weights, asked: list[Asked]) -> Rolled:
         """Responses to these prompts, by weights of a version, with what they are worth."""

@@ -7,18 +7,21 @@ of every token.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..data.batch import IGNORED, PADDING, Batch
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class RolloutBatch(Batch):
-    """A row of labels is a response, B = P · G of them, of at most T tokens. A label is a response that counts: one that all
-    could reward. The model reads other rows, a response after its prompt or a prompt and all responses to it.
+    """A row of labels is what the model says in a response, B = P · G of them, at most T tokens. A label is a response that
+    counts: one that all could reward. The model reads other rows, a response after its prompt or a prompt and all responses to
+    it, and in these what it has heard.
     """
 
     read: Tensor
@@ -79,15 +82,22 @@ class Response(NamedTuple):
     tokens: list[int]
     """The end among them, unless it was cut off before."""
     log_probabilities: list[float]
+    """As many; 0 of what was heard."""
     truncated: bool
+    heard: frozenset[int] = frozenset()
+    """Which of the tokens an environment has said in between. These are read, and not learned."""
+
+    def own(self, values: Sequence[T]) -> list[T]:
+        """Those of tokens that the model has said."""
+        return [each for at, each in enumerate(values) if at not in self.heard]
 
 
 def batch_of(responses: Sequence[Response], rewards_PG: Tensor, begin: int, end: int, width: int) -> RolloutBatch:
     """Groups of responses, one after the other, whose rewards are not a number where they don't count. `begin` is what the
     model reads before a prompt, `end` what it says after a response, `width` its own.
     """
-    labels_BT = padded([each.tokens for each in responses], IGNORED)
-    rolled_out_BT = padded([each.log_probabilities for each in responses], 0.0)
+    labels_BT = padded([each.own(each.tokens) for each in responses], IGNORED)
+    rolled_out_BT = padded([each.own(each.log_probabilities) for each in responses], 0.0)
     unknown_BT = torch.zeros_like(rolled_out_BT)
     inputs, read = read_rows(responses, rewards_PG.shape[1], begin, end, width)
     return RolloutBatch(
@@ -120,7 +130,8 @@ def read_rows(
         parts = [[prompt[-1], *each.tokens[:-1]] for each in said]
         tokens.append([*prompt[:-1], *chain(*parts)])
         positions.append([*range(before), *(before + at for part in parts for at in range(len(part)))])
-        labels.append([IGNORED] * before + [*chain(*(each.tokens for each in said))])
+        learned = ((IGNORED if at in each.heard else token for at, token in enumerate(each.tokens)) for each in said)
+        labels.append([IGNORED] * before + [*chain(*learned)])
         segments.append([_PROMPT] * before + [number for number, part in enumerate(parts) for _ in part])
     inputs = {"input_ids": padded(tokens, end)}
     if len(groups) == len(responses):

@@ -22,10 +22,11 @@ from ..reinforcement.generating import Drawn, draw
 from ..reinforcement.learning import Learning, Reference
 from ..reinforcement.objective import PolicyLoss
 from ..reinforcement.responding import Responder, Reward
-from ..reinforcement.rewards import first_reward_model, rewards_of
+from ..reinforcement.rewards import environment_of, first_reward_model, rewards_of
 from ..reinforcement.rollout_worker import Setup
 from ..reinforcement.rollouts import Rollouts
 from ..reinforcement.scorers import RewardModel
+from ..reinforcement.user_functions import Environment
 from ..scratch import Note
 
 
@@ -42,13 +43,15 @@ class Rewarding:
         note: Note,
         apart: Apart | None,
     ) -> None:
-        """Start those who reward here, unless others do."""
+        """Start those who reward and answer here, unless others do."""
         self._stage, self._group, self._begun, self._tokenizer, self._apart = stage, group, begun, tokenizer, apart
         self._rewards: list[Reward] = []
+        self._environment: Environment | None = None
         self.reward_model: PreTrainedModel | None = None
         """The first of them; a critic begins as it."""
         if not apart:
             self._rewards = rewards_of(stage, begun.tokens.begin, tokenizer, group, device, note)
+            self._environment = environment_of(stage, group, note)
             models = [each.model for each in self._rewards if isinstance(each, RewardModel)]
             self.reward_model = next(iter(models), None)
         elif isinstance(stage, PpoStage):
@@ -93,7 +96,17 @@ class Rewarding:
                 )
 
         tokens, seed = self._begun.tokens, self._group.job.seed
-        return Responder(self._stage, tokens, self._tokenizer, self._rewards, seed, drawn, engine.times)
+        return Responder(
+            self._stage,
+            tokens,
+            self._tokenizer,
+            self._rewards,
+            self._environment,
+            seed,
+            drawn,
+            engine.times,
+            all_ended,
+        )
 
 
 def more_updates(

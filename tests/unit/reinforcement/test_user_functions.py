@@ -1,4 +1,4 @@
-"""Users' reward functions, in real processes: whatever they do, training goes on, and knows why a reward is missing."""
+"""Users' functions, in real processes: whatever they do, training goes on, and knows why a reward or an answer is missing."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from trainyard_trainer.errors import PermanentError
-from trainyard_trainer.reinforcement.reward_functions import RewardFunction
+from trainyard_trainer.reinforcement.user_functions import Environment, RewardFunction
 
 FUNCTIONS = """
 import asyncio, os, time
@@ -42,6 +42,12 @@ def of_another_library(completions, **_):
 
 def unsure(completions, **_):
     return [1, None, float("nan")]
+
+def again(turns, **_):
+    return [None if said[-1] == "right" else "again" for said in turns]
+
+def counts(turns, **_):
+    return [len(said) for said in turns]
 
 number = 3
 """
@@ -89,8 +95,8 @@ def test_one_of_a_module(make: Make) -> None:
 TROUBLE = {
     "raises": "RuntimeError: no idea",
     "dies": "its process has ended with code 3",
-    "too_few": "gave 1 rewards for 2 responses; give a list of one number each",
-    "no_list": "gave a float; give a list of one number each",
+    "too_few": "gave 1 for 2 responses; give a list of one finite number each",
+    "no_list": "gave 0.5; give a list of one finite number each",
 }
 
 
@@ -110,6 +116,17 @@ def test_what_hangs_is_killed_and_begun_anew(make: Make) -> None:
 def test_a_reward_that_is_no_number_is_none(make: Make) -> None:
     given = make("unsure")(completions=["a", "b", "c"])
     assert given == ([1.0, None, None], "gave nan, which is no finite number")
+
+
+def test_an_environment_answers_with_texts_or_has_no_more_to_say(make: Make, tmp_path: Path) -> None:
+    turns = [["wrong"], ["wrong", "again", "right"]]
+    answers = {}
+    for name in ("again", "counts"):
+        environment = Environment(f"{tmp_path / 'functions.py'}:{name}", "grpo.rollout.environment.function", 20)
+        answers[name] = environment(turns=turns)
+        environment.close()
+    assert answers["again"] == (["again", None], "")
+    assert answers["counts"] == ([None, None], "gave 1, which is no text or None")
 
 
 def test_no_process_is_left(make: Make) -> None:

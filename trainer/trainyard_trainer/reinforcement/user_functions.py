@@ -1,14 +1,14 @@
-"""Rewards that users' own functions give: each in a process of its own, which may fail or hang and costs no more than its
-answer.
+"""Users' own functions, which reward responses or answer them: each in a process of its own, which may fail or hang and costs
+no more than its answer.
 
 A function is named `module:function`, or `path/to/file.py:function`. It is called with keyword arguments, each a list of one
-value a response: the texts `prompts`, `completions` and `answers`. It gives a list of as many numbers; None, or what is no
-finite number, says that it can't tell. It may be a coroutine function. What it prints goes to the rank's log.
+value a response, and gives a list of as many: numbers if it rewards, texts if it is an environment. None says that it can't
+tell a reward, or has no more to say. It may be a coroutine function. What it prints goes to the rank's log.
 
     def right(prompts, completions, answers, **_):
         return [float(wanted in said) for wanted, said in zip(answers, completions)]
 
-The process speaks JSON, a line for each call, on its standard input and output: `python -m …reward_functions FUNCTION`.
+The process speaks JSON, a line for each call, on its standard input and output: `python -m …user_functions FUNCTION`.
 """
 
 import asyncio
@@ -23,46 +23,56 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from ..errors import PermanentError
 
+T = TypeVar("T")
 
-class Rewarded(NamedTuple):
-    """What a function says of each response, None where it can't tell, and why it could not."""
 
-    rewards: list[float | None]
+class Given(NamedTuple, Generic[T]):
+    """What a function gives for each response, None where it has nothing, and why it is at fault that it has not."""
+
+    values: list[T | None]
     trouble: str
 
 
-class RewardFunction:
+class _UserFunction(Generic[T]):
     """A user's function, in a process that begins at once, and again with the first call after one that had to be killed."""
+
+    GIVES: ClassVar[str]
+    """What it is to give for each response."""
 
     def __init__(self, name: str, field: str, timeout_seconds: float) -> None:
         """`field` is where the user has named it. PermanentError if there is no such function."""
-        self._name, self._field, self._timeout = name, field, timeout_seconds
+        self.field = field
+        self._name, self._timeout = name, timeout_seconds
         self._process: subprocess.Popen[str] | None = None
         self._start()
 
-    def __call__(self, **columns: Sequence[Any]) -> Rewarded:
-        """The rewards of responses. A function that raises, hangs, or gives something else than asked for costs its answer."""
-        number = len(columns["completions"])
+    def __call__(self, **columns: Sequence[Any]) -> Given[T]:
+        """For each response. A function that raises, hangs, or gives something else than asked for costs its answer."""
+        number = len(next(iter(columns.values())))
         if self._process is None:
             self._start()
         said = self._ask(json.dumps(columns))
         if isinstance(said, str):
-            return Rewarded([None] * number, said)
+            return Given([None] * number, said)
         if "error" in said:
-            return Rewarded([None] * number, said["error"])
-        given = said["rewards"]
+            return Given([None] * number, said["error"])
+        given = said["given"]
+        if not isinstance(given, list):
+            return Given([None] * number, f"gave {given}; give a list of one {self.GIVES} each")
         if len(given) != number:
-            what = f"gave {len(given)} rewards for {number} responses; give a list of one number each"
-            return Rewarded([None] * number, what)
-        rewards = [_number(each) for each in given]
-        unknown = next(
-            (each for each, known in zip(given, rewards, strict=True) if known is None and each is not None), None
-        )
-        return Rewarded(rewards, "" if unknown is None else f"gave {unknown!r}, which is no finite number")
+            what = f"gave {len(given)} for {number} responses; give a list of one {self.GIVES} each"
+            return Given([None] * number, what)
+        values = [None if each is None else self._value(each) for each in given]
+        unknown = [each for each, known in zip(given, values, strict=True) if known is None and each is not None]
+        return Given(values, f"gave {unknown[0]!r}, which is no {self.GIVES}" if unknown else "")
+
+    def _value(self, given: Any) -> T | None:
+        """None if it is not what is to be given."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """End its process."""
@@ -84,7 +94,7 @@ class RewardFunction:
         said = self._read()
         if isinstance(said, str) or "error" in said:
             self.close()
-            raise PermanentError(f"{self._field}: {self._name}: {said if isinstance(said, str) else said['error']}")
+            raise PermanentError(f"{self.field}: {self._name}: {said if isinstance(said, str) else said['error']}")
 
     def _ask(self, line: str) -> dict[str, Any] | str:
         assert self._process
@@ -121,9 +131,23 @@ class RewardFunction:
         return f"gave nothing within {self._timeout:g} s" if code is None else f"its process has ended with code {code}"
 
 
-def _number(given: Any) -> float | None:
-    """A reward that counts. True is 1, as in Python."""
-    return float(given) if isinstance(given, (int, float)) and math.isfinite(given) else None
+class RewardFunction(_UserFunction[float]):
+    """Says how good responses are."""
+
+    GIVES = "finite number"
+
+    def _value(self, given: Any) -> float | None:
+        """True is 1, as in Python."""
+        return float(given) if isinstance(given, (int, float)) and math.isfinite(given) else None
+
+
+class Environment(_UserFunction[str]):
+    """Answers responses, so that the model speaks again, until there is nothing more to say."""
+
+    GIVES = "text or None"
+
+    def _value(self, given: Any) -> str | None:
+        return given if isinstance(given, str) else None
 
 
 def load(name: str) -> Callable[..., Any]:
@@ -163,20 +187,20 @@ def main(name: str) -> None:
     answer(ready=True)
     for line in sys.stdin:
         try:
-            rewards = function(**json.loads(line))
-            if inspect.isawaitable(rewards):
-                rewards = asyncio.run(_awaited(rewards))
-            answer(rewards=_listed(rewards))
+            given = function(**json.loads(line))
+            if inspect.isawaitable(given):
+                given = asyncio.run(_awaited(given))
+            answer(given=_plain(given))
         except Exception as error:
             answer(error=_named(error))
 
 
-def _listed(rewards: Any) -> list[Any]:
-    """As Python's own numbers, whatever library they are of."""
-    plain = rewards.tolist() if hasattr(rewards, "tolist") else rewards
-    if not isinstance(plain, (list, tuple)):
-        raise ValueError(f"gave a {type(rewards).__name__}; give a list of one number each")
-    return [each.item() if hasattr(each, "item") else each for each in plain]
+def _plain(given: Any) -> Any:
+    """A list of Python's own numbers, whatever library they are of; of anything else than a list, how it is written."""
+    listed = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(listed, (list, tuple)):
+        return repr(given)
+    return [each.item() if hasattr(each, "item") else each for each in listed]
 
 
 async def _awaited(awaitable: Any) -> Any:
