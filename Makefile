@@ -38,7 +38,7 @@ lint: $(INSTALLED) ## formatting, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: lint prometheus chromium postgresql ## lint, unit, property, simulation, local, chart, rules; no cluster
-	$(BIN)/pytest --ignore tests/kind -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore tests/kind -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leaves nothing behind
 	images/cluster.sh up && $(BIN)/pytest tests/kind; code=$$?; images/cluster.sh down; exit $$code

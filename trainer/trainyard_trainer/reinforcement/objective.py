@@ -4,19 +4,31 @@ equation 3) and its kin, and PPO (Schulman et al. 2017, arXiv 1707.06347, equati
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from trainyard_api.rollout_stages import GrpoStage, PpoStage, RolloutStage
 
-from ..data.batch import Batch
+from ..data.batch import IGNORED, Batch
 from ..engine import processes
 from ..engine.criterion import Lost
-from ..engine.log_probabilities import LogProbabilities
+from ..engine.log_probabilities import LogProbabilities, TokenLoss
 from ..models.critic import values
 from . import losses
 from .rows import RolloutBatch
+
+
+class Tokens(NamedTuple):
+    """What is known of the tokens of responses, in whatever shape they are, the same for all."""
+
+    advantages: Tensor
+    shares: Tensor
+    """What each counts in its response; 0 where there is none that counts."""
+    rolled_out: Tensor
+    reference: Tensor
+    old: Tensor | None
+    """None where the policy has not moved: they are what they are now."""
 
 
 class PolicyLoss:
@@ -68,30 +80,66 @@ class PolicyLoss:
         if not self._model.training:
             losses_PG = -batch.rewards
             return Lost(losses_PG.sum(), losses_PG, _sums(self._of_responses(batch, batch.rolled_out)))
-        losses_B, shown = self._losses(self.log_probabilities(module, batch), batch)
-        return Lost(losses_B.sum(), losses_B.detach().view_as(batch.counts), _sums(shown))
+        old_BT = batch.old if self._stage.updates > 1 else None
+        tokens = Tokens(batch.advantages, self._shares(batch), batch.rolled_out, batch.reference, old_BT)
+        if self._of_whole_responses:
+            log_probabilities_BT = self.log_probabilities(module, batch)
+            losses_BT = self._losses(log_probabilities_BT, tokens, batch.counted)
+            objective, log_probabilities_BT = losses_BT.sum(), log_probabilities_BT.detach()
+        else:
+            objective, found = self._log_probabilities.minimised(module, batch.as_read(), self._by_label(tokens, batch))
+            log_probabilities_BT = batch.by_response(found[batch.is_read])
+        with torch.no_grad():
+            losses_B = self._losses(log_probabilities_BT, tokens, batch.counted).sum(1)
+            shown = self._shown(log_probabilities_BT, tokens, batch)
+        return Lost(objective, losses_B.view_as(batch.counts), _sums(shown))
 
-    def _losses(self, log_probabilities_BT: Tensor, batch: RolloutBatch) -> tuple[Tensor, list[Tensor]]:
-        """Of responses, and figures of each, (B,)."""
-        stage, policy, counted_BT = self._stage, self._stage.policy, batch.counted
-        now_BT = log_probabilities_BT.detach()
-        old_BT = now_BT if stage.updates == 1 else batch.old
-        log_ratios_BT = (log_probabilities_BT - old_BT) * counted_BT
-        ratios_BT = torch.exp(log_ratios_BT)
-        if isinstance(stage, GrpoStage) and stage.policy.ratio == "Response":
-            ratios_BT = losses.of_sequences(log_ratios_BT, counted_BT)
-        losses_BT = losses.clipped(ratios_BT, batch.advantages, policy.clip_low, policy.clip_high)
+    @property
+    def _of_whole_responses(self) -> bool:
+        """Whether what a token loses depends on others: on the first update their ratios are all 1."""
+        stage = self._stage
+        return isinstance(stage, GrpoStage) and stage.policy.ratio == "Response" and stage.updates > 1
+
+    def _by_label(self, tokens: "Tokens", batch: RolloutBatch) -> TokenLoss:
+        """What each label loses, where that is nothing of others."""
+        of_labels = Tokens(*(None if each is None else each[batch.labels != IGNORED] for each in tokens))
+
+        def loss(log_probabilities: Tensor, numbers: Tensor) -> Tensor:
+            some = Tokens(*(None if each is None else each[numbers] for each in of_labels))
+            return self._losses(log_probabilities, some, None)
+
+        return loss
+
+    def _losses(self, log_probabilities: Tensor, tokens: "Tokens", responses_BT: Tensor | None) -> Tensor:
+        """Of tokens, so that their sum by the number of the update's responses is what is to be minimised. All have one shape;
+        where `responses_BT` tells which are one response's, a ratio is a response's if the settings say so.
+        """
+        stage, policy = self._stage, self._stage.policy
+        old = log_probabilities.detach() if tokens.old is None else tokens.old
+        ratios = self._ratios(log_probabilities - old, responses_BT)
+        losses_of = losses.clipped(ratios, tokens.advantages, policy.clip_low, policy.clip_high)
         if stage.importance_cap is not None:
-            losses_BT = losses_BT * losses.importance(old_BT, batch.rolled_out, stage.importance_cap)
+            losses_of = losses_of * losses.importance(old, tokens.rolled_out, stage.importance_cap)
         if isinstance(stage, GrpoStage) and stage.policy.kl:
-            divergences_BT = losses.divergence(log_probabilities_BT - batch.reference, "K3")
-            losses_BT = losses_BT + stage.policy.kl * divergences_BT
-        clipped_BT = losses.is_clipped(ratios_BT.detach(), batch.advantages, policy.clip_low, policy.clip_high)
-        return self._summed(losses_BT, counted_BT), [
-            *self._of_responses(batch, now_BT),
-            *([_mean(now_BT - batch.reference, counted_BT)] if policy.kl else []),
+            losses_of = losses_of + stage.policy.kl * losses.divergence(log_probabilities - tokens.reference, "K3")
+        return losses_of * tokens.shares
+
+    def _ratios(self, log_ratios: Tensor, responses_BT: Tensor | None) -> Tensor:
+        if responses_BT is not None and isinstance(self._stage, GrpoStage) and self._stage.policy.ratio == "Response":
+            return losses.of_sequences(log_ratios * responses_BT, responses_BT)
+        return torch.exp(log_ratios)
+
+    def _shown(self, log_probabilities_BT: Tensor, tokens: "Tokens", batch: RolloutBatch) -> list[Tensor]:
+        """Figures of each response, (B,)."""
+        policy, counted_BT = self._stage.policy, batch.counted
+        old_BT = log_probabilities_BT if tokens.old is None else tokens.old
+        ratios_BT = self._ratios((log_probabilities_BT - old_BT) * counted_BT, counted_BT)
+        clipped_BT = losses.is_clipped(ratios_BT, batch.advantages, policy.clip_low, policy.clip_high)
+        return [
+            *self._of_responses(batch, log_probabilities_BT),
+            *([_mean(log_probabilities_BT - batch.reference, counted_BT)] if policy.kl else []),
             _mean(clipped_BT, counted_BT),
-            _mean(ratios_BT.detach(), counted_BT),
+            _mean(ratios_BT, counted_BT),
             _mean((old_BT - batch.rolled_out).abs(), counted_BT),
         ]
 
@@ -108,18 +156,15 @@ class PolicyLoss:
             _mean(-log_probabilities_BT, batch.counted),
         ]
 
-    def _summed(self, losses_BT: Tensor, counted_BT: Tensor) -> Tensor:
-        """Of responses, by what the settings name, so that their mean over the update's responses is that."""
-        return (losses_BT * counted_BT).sum(1) / self._tokens(counted_BT.sum(1))
-
-    def _tokens(self, tokens_B: Tensor) -> Tensor | float:
-        """What a response's sum over tokens is divided by, so that responses' mean is what the settings name."""
+    def _shares(self, batch: RolloutBatch) -> Tensor:
+        """What each token counts in its response, (B, T), so that responses' mean is what the settings name."""
+        counted_BT = batch.counted
         match self._stage.policy.average if isinstance(self._stage, GrpoStage) else "Token":
             case "Response":
-                return tokens_B.clamp(min=1)
+                return counted_BT / counted_BT.sum(1, keepdim=True).clamp(min=1)
             case "Longest":
-                return float(self._stage.rollout.max_new_tokens)
-        return self._tokens_of_a_response
+                return counted_BT / self._stage.rollout.max_new_tokens
+        return counted_BT / self._tokens_of_a_response
 
 
 class ActorCriticLoss(PolicyLoss):
@@ -136,12 +181,16 @@ class ActorCriticLoss(PolicyLoss):
         ends_N = batch.is_read.flatten().nonzero().flatten()
         return batch.by_response(values(self._model, batch.inputs, ends_N))
 
-    def _losses(self, log_probabilities_BT: Tensor, batch: RolloutBatch) -> tuple[Tensor, list[Tensor]]:
-        losses_B, shown = super()._losses(log_probabilities_BT, batch)
+    def __call__(self, module: nn.Module, batch: RolloutBatch) -> Lost:
+        """With `value_error`, half the square."""
+        lost = super().__call__(module, batch)
+        if not self._model.training:
+            return lost
         values_BT = self.values(self._model, batch)
         errors_BT = losses.value_error(values_BT, batch.values, batch.returns, self._critic.value_clip)
-        weighted_B = self._critic.value_weight * self._summed(errors_BT, batch.counted)
-        return losses_B + weighted_B, [*shown, _mean(errors_BT.detach(), batch.counted)]
+        weighted_B = self._critic.value_weight * (errors_BT * self._shares(batch)).sum(1)
+        shown = torch.cat((lost.figures, _sums([_mean(errors_BT.detach(), batch.counted)])))
+        return Lost(lost.objective + weighted_B.sum(), lost.losses + weighted_B.detach().view_as(batch.counts), shown)
 
 
 def _mean(values_BT: Tensor, counted_BT: Tensor) -> Tensor:
