@@ -7,7 +7,8 @@ INSTALLED := .venv/installed
 PROMETHEUS := .venv/prometheus
 DEBIAN := .venv/debian
 # Two for a core: almost half of what tests do is to wait for processes that they have started. In their order: by default
-# the files with the fewest tests come last, and those are the longest ones.
+# the files with the fewest tests come last, and those are the longest ones. Threads that wait for others of their process let
+# other processes run: four ranks of two threads on two cores, each waiting busily, take ten times as long.
 TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 2)))
 BENCHMARKS := checkpoint plan throughput simulate goodput collecting preferred_share rewarded overlap kind_latency recovery
 
@@ -38,7 +39,7 @@ lint: $(INSTALLED) ## formatting, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: lint prometheus chromium postgresql ## lint, unit, property, simulation, local, chart, rules; no cluster
-	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore tests/kind -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 $(BIN)/pytest --ignore tests/kind -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leaves nothing behind
 	images/cluster.sh up && $(BIN)/pytest tests/kind; code=$$?; images/cluster.sh down; exit $$code

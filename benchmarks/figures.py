@@ -8,6 +8,8 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,11 @@ def main(
     measure: Callable[[bool], Results],
     kills: Callable[[int], Results] | None = None,
     gpu: Callable[[bool], Results] | None = None,
+    plotted: Callable[..., Results] | None = None,
 ) -> None:
-    """Run a benchmark: `measure(quick)`, or, if it has such a form, `kills(N)` with --kills N and `gpu(quick)` with --gpu."""
+    """Run a benchmark: `measure(quick)`, or, if it has such a form, `kills(N)` with --kills N, `gpu(quick)` with --gpu, and
+    `plotted(quick, file)` with --plot FILE.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
     parser.add_argument("--quick", action="store_true", help="fewest repetitions")
     parser.add_argument("--json", action="store_true", help="figures as JSON instead of a table")
@@ -55,7 +60,11 @@ def main(
         parser.add_argument("--kills", type=int, metavar="N", help="kill N random processes of a run instead")
     if gpu:
         parser.add_argument("--gpu", action="store_true", help="its form for one GPU instead")
+    if plotted:
+        parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of it as well, SVG or PNG")
     options = parser.parse_args()
+    if plotted and options.plot:
+        measure = partial(plotted, file=options.plot)
     measure = gpu if gpu and options.gpu else measure
     rows, figures = kills(options.kills) if kills and options.kills else measure(options.quick)
     sys.exit(show(name, rows, figures, as_json=options.json))

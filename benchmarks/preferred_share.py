@@ -21,11 +21,14 @@ from training import metric_lines
 from trainyard_trainer.evaluation.intervals import wilson
 
 from .figures import Figure, Results, main
+from .learning_curves import Curve, Panel, draw_curves
 
 BEGINNINGS = ("Sure,", "Well,", "Yes,", "Look,", "So,", "Now,")
 LIKED = BEGINNINGS[0]
 SOUNDS = {"cow": "moo", "cat": "meow", "dog": "woof", "owl": "hoot", "pig": "oink", "duck": "quack", "bee": "buzz"}
 CONVERSATIONS, ASKED, COMPARED = 1500, 240, 150
+STEPS = 40
+"""Of ppo."""
 BARS = {"preferred": 0.9, "rewarded": 0.85}
 MOST_KL = 0.5
 """Nats of a token, which ppo goes away from the model that it began with: ln 6 over nine tokens would be enough."""
@@ -33,8 +36,8 @@ DEADLINE = 900
 LLAMA = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
-def measure(quick: bool) -> Results:
-    """Rows of the table and figures."""
+def measure(quick: bool, file: Path | None = None) -> Results:
+    """Rows of the table and figures; with a file, a picture of ppo."""
     rows = [
         [
             "seed",
@@ -56,6 +59,22 @@ def measure(quick: bool) -> Results:
         cells = [f"{100 * share:.0f} % ({_interval(share, number)})" for share, number in found["shares"].values()]
         right = [f"{100 * found['right'][name]:.0f} %" for name in BARS]
         rows.append([str(seed), *cells, *right, f"{found['kl']:.2f}", found["accuracy"]])
+    if file:
+        ends = {"tuned": 0, "rewarded": STEPS}
+        shares = [
+            Curve(f"seed {seed}", {}, {step: found["shares"][name] for name, step in ends.items()})
+            for seed, found in enumerate(runs)
+        ]
+        rewards, divergences = (
+            [Curve(f"seed {seed}", found["curves"][figure]) for seed, found in enumerate(runs)]
+            for figure in ("reward", "kl")
+        )
+        panels = [
+            Panel("share that the rater prefers", shares, BARS["rewarded"]),
+            Panel("reward by the reward model", rewards),
+            Panel("KL, nats a token", divergences, MOST_KL),
+        ]
+        draw_curves(panels, "ppo with a reward model that has learned from a rater's votes", file)
     least = {name: min(found["shares"][name][0] for found in runs) for name in BARS}
     return rows, [
         Figure("least_share_after_dpo", least["preferred"], at_least=BARS["preferred"]),
@@ -91,12 +110,15 @@ def _run(folder: Path, seed: int) -> dict[str, Any]:
         for response in item["responses"]:
             answers[response["model"]].append((item["prompt"], response["text"]))
     judge = next(stage for stage in stored(folder)["status"]["stages"] if stage["name"] == "judge")["metrics"]
+    lines = metric_lines(made(folder) / "rewarded")
+    curves = {figure: {line["step"]: line[figure] for line in lines if figure in line} for figure in ("reward", "kl")}
     return {
         "shares": {
             name: (_share(given, lambda _, text: text.startswith(LIKED)), len(given)) for name, given in answers.items()
         },
         "right": {name: _share(answers[name], lambda prompt, text: text.endswith(_right(prompt))) for name in BARS},
-        "kl": statistics.mean([line["kl"] for line in metric_lines(made(folder) / "rewarded") if "kl" in line][-10:]),
+        "curves": curves,
+        "kl": statistics.mean([*curves["kl"].values()][-10:]),
         "accuracy": f"{100 * judge['accuracy']:.0f} % ({100 * judge['accuracy_low']:.0f}–{100 * judge['accuracy_high']:.0f})",
     }
 
@@ -174,7 +196,7 @@ def _write(folder: Path, seed: int) -> None:
         {"name": "preferred", "dpo": trained("votes", {"stage": "tuned"}, 100, preferences={"sftWeight": 1}, **gently)},
         {
             "name": "rewarded",
-            "ppo": trained("chat", {"stage": "tuned"}, 40, optimizer={"learningRate": 5e-4})
+            "ppo": trained("chat", {"stage": "tuned"}, STEPS, optimizer={"learningRate": 5e-4})
             | {"rewards": [{"stage": "judge"}], "rollout": {"maxNewTokens": 24}, "globalBatch": 64, "microBatch": 16},
         },
         {"name": "compared", "collect": asking([*BARS], "compared")},
@@ -183,4 +205,9 @@ def _write(folder: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main("preferred_share", "Share of preferred responses before and after learning from a rater's votes.", measure)
+    main(
+        "preferred_share",
+        "Share of preferred responses before and after learning from a rater's votes.",
+        measure,
+        plotted=measure,
+    )

@@ -16,6 +16,7 @@ from training import metric_lines
 from trainyard_trainer.evaluation.intervals import wilson
 
 from .figures import Figure, Results, main
+from .learning_curves import Curve, Panel, draw_curves
 
 BAR = 0.9
 ROWS, PROMPTS, STEPS, EVERY = 4000, 128, 320, 80
@@ -27,27 +28,33 @@ def right(completions, answers, **_):
 """
 
 
-def measure(quick: bool) -> Results:
-    """Rows of the table and figures."""
-    rows, last = [["seed", "at first", *(f"step {step}" for step in range(EVERY, STEPS + 1, EVERY))]], []
+def measure(quick: bool, file: Path | None = None) -> Results:
+    """Rows of the table and figures; with a file, a picture."""
+    rows, curves = [["seed", "at first", *(f"step {step}" for step in range(EVERY, STEPS + 1, EVERY))]], []
     for seed in range(1 if quick else 3):
         with tempfile.TemporaryDirectory(prefix="trainyard-benchmark-") as scratch:
-            first, held_out = _run(Path(scratch), seed)
-        last.append(held_out[-1])
-        low, high = wilson(held_out[-1], PROMPTS)
-        shares = [f"{100 * share:.0f} %" for share in (first, *held_out)]
-        rows.append([str(seed), *shares[:-1], f"{shares[-1]} ({100 * low:.0f}–{100 * high:.0f})"])
-    return rows, [Figure("least_share_right", min(last), at_least=BAR)]
+            curve = _run(Path(scratch), seed)
+        curves.append(curve)
+        *shares, last = (
+            f"{100 * share:.0f} %" for share in (curve.learning[1], *(share for share, _ in curve.measured.values()))
+        )
+        low, high = wilson(*curve.measured[STEPS])
+        rows.append([str(seed), *shares, f"{last} ({100 * low:.0f}–{100 * high:.0f})"])
+    if file:
+        title = "grpo: four digits to sort, held out (points) and while learning"
+        draw_curves([Panel("share of right answers", curves, BAR)], title, file)
+    return rows, [Figure("least_share_right", min(curve.measured[STEPS][0] for curve in curves), at_least=BAR)]
 
 
-def _run(folder: Path, seed: int) -> tuple[float, list[float]]:
-    """The share of right answers of the fine-tuned model, to prompts of the first step, and held out at each validation."""
+def _run(folder: Path, seed: int) -> Curve:
+    """The share of right answers: in each step, to prompts that the fine-tuned model sees then, and held out."""
     _write(folder, seed)
     with running(folder) as process:
         assert process.wait(DEADLINE) == 0, (folder / "output.txt").read_text()
     lines = metric_lines(made(folder) / "solver")
-    first = next(line["reward"] for line in lines if "reward" in line)
-    return first, [line["held_out_reward"] for line in lines if "held_out_reward" in line]
+    learning = {line["step"]: line["reward"] for line in lines if "reward" in line}
+    held_out = {line["step"]: (line["held_out_reward"], PROMPTS) for line in lines if "held_out_reward" in line}
+    return Curve(f"seed {seed}", learning, held_out)
 
 
 def _write(folder: Path, seed: int) -> None:
@@ -94,7 +101,7 @@ def _write(folder: Path, seed: int) -> None:
                 "microBatch": 64,
                 "rollout": {"responses": 8, "maxNewTokens": 12},
                 "rewards": [{"function": f"{folder / 'rewards.py'}:right"}],
-                "optimizer": {"learningRate": 2e-3},
+                "optimizer": {"learningRate": 1e-3},
                 "schedule": {"warmupSteps": 5},
                 "validation": {"everySteps": EVERY, "sequences": PROMPTS},
             },
@@ -104,4 +111,4 @@ def _write(folder: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main("rewarded", __doc__.splitlines()[0], measure)
+    main("rewarded", __doc__.splitlines()[0], measure, plotted=measure)

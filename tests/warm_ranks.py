@@ -24,7 +24,7 @@ MODULES = [
     "trainyard_trainer.rank",
     *(f"trainyard_trainer.stages.{kind}" for kind in ("pretrain", "sft", "reward", "dpo", "ppo", "grpo", "evaluate")),
 ]
-HELD_SECONDS = 150
+HELD_SECONDS = 300
 """For ranks to come to where they are held: those that have others draw start Ray first, beside all other tests."""
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*MODULES, "trainyard_trainer.stages.export"])

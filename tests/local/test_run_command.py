@@ -162,7 +162,7 @@ async def test_a_rank_that_was_stopped_is_named_with_all_stacks_and_costs_no_bit
         assert "tiny-base-1-2" in trainyard(tmp_path, "stacks", "tiny", "--now").stdout
         await until(lambda: process.poll() is not None, "the end of the run", DEADLINE)
     assert process.returncode == 0, (tmp_path / "output.txt").read_text()
-    [recovery] = stored(tmp_path)["status"]["recoveries"]
+    recovery = only_recovery(tmp_path)
     assert (recovery["cause"], recovery["tier"], recovery["rank"]) == ("Hung", "ranks", 1)
     assert "rank 1 does not respond: stopped (kernel state T" in recovery["message"]
     assert "rank 0 waits in " in recovery["message"]
@@ -190,11 +190,18 @@ async def test_a_worker_that_is_not_heard_any_more_is_replaced_and_changes_nothi
                 os.kill(pid, signal.SIGCONT)
         await until(lambda: process.poll() is not None, "the end of the run", DEADLINE)
     assert process.returncode == 0, (tmp_path / "output.txt").read_text()
-    [recovery] = stored(tmp_path)["status"]["recoveries"]
+    recovery = only_recovery(tmp_path)
     known = {name: recovery[name] for name in ("cause", "tier", "pod", "restoredFrom")}
     assert known == {"cause": "AgentSilent", "tier": "pod", "pod": "tiny-base-1-2", "restoredFrom": "memory"}
     assert weights(tmp_path) == weights(undisturbed)
     assert nothing_lives(tmp_path)
+
+
+def only_recovery(folder: Path) -> dict[str, Any]:
+    """What the run has gone through once."""
+    recoveries = stored(folder)["status"]["recoveries"]
+    assert len(recoveries) == 1, json.dumps(recoveries, indent=1)
+    return dict(recoveries[0])
 
 
 def trained_in(folder: Path, attempt: int) -> bool:

@@ -82,7 +82,7 @@ def test_compiling_takes_longer_than_a_hang_and_is_none(start_agent, tmp_path: P
         inputs={"data": f"file://{agent.storage}/team/tiny/corpus"},
         hang_seconds=2,
     )
-    eventually(lambda: agent.process.poll() is not None, 200, "training has ended", agent.log.read_text)
+    eventually(lambda: agent.process.poll() is not None, 400, "training has ended", agent.log.read_text)
     assert agent.termination.cause == "Done"
     written = (agent.storage / "team/tiny/base/metrics.jsonl").read_text().splitlines()
     first = json.loads(written[0])

@@ -35,6 +35,9 @@ SETTINGS: dict[str, Any] = {
 REWARDS = """
 def low(completions, **_):
     return [float(len(said) < 5) for said in completions]
+
+def once_more(turns, **_):
+    return ["Why?" if len(said) == 1 else None for said in turns]
 """
 HELD = "trainyard_trainer.stages.training:learning_rate"
 
@@ -47,8 +50,12 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     a_corpus(folder)
     source = {"path": "pairs.jsonl", "format": "conversations"}
     run_prepare(folder, source, out="pairs", tokenizer={"stage": "corpus"})
-    base = a_job("pretrain", folder / "base", TINY | {"sequenceLength": 64}, {"data": folder / "corpus"})
+    base = a_job("pretrain", folder / "text", TINY | {"sequenceLength": 64}, {"data": folder / "corpus"})
     WarmRanks(base, 1).succeed()
+    tuned = TINY | {"data": "pairs", "model": {"stage": "text"}, "sequenceLength": 64, "steps": 60}
+    tuned |= {"optimizer": {"learningRate": 3e-3}}
+    inputs = {"data": folder / "pairs", "model.stage": folder / "text"}
+    WarmRanks(a_job("sft", folder / "base", tuned, inputs), 1).succeed()
     return folder
 
 
@@ -93,7 +100,17 @@ def test_what_is_drawn_apart_is_learned_to_the_same_bits_whatever_goes_wrong_the
     assert sorted(held_out[0]) == [6, 12]
 
 
-OVERLAPPING = {"rollout": {"responses": 2, "overlap": True}, "policy": {"kl": 0.05, "epochs": 2}}
+OVERLAPPING = {
+    "rollout": {
+        "responses": 2,
+        "maxNewTokens": 48,
+        "overlap": True,
+        "environment": {"function": "rewards.py:once_more", "turns": 2},
+    },
+    "sequenceLength": 128,
+    "policy": {"kl": 0.05, "epochs": 2},
+}
+"""In dialogues, too."""
 
 
 def test_what_was_drawn_ahead_survives_that_all_stop_with_one_and_the_death_of_all(storage: Path) -> None:
@@ -101,6 +118,8 @@ def test_what_was_drawn_ahead_survives_that_all_stop_with_one_and_the_death_of_a
     calm.succeed()
     lines = [line for line in metric_lines(calm.output) if "mismatch" in line]
     assert lines[0]["mismatch"] < 1e-5 < lines[1]["mismatch"]
+    last = json.loads((calm.output / "samples.jsonl").read_text().splitlines()[-1])
+    assert any("Why?" in each["completion"] for each in last["best"] + last["worst"])
 
     stopped = start(storage, "disturbed", "ppo", **OVERLAPPING, hold=HELD, at_call=3)
     stopped.until_held(0, 1)
