@@ -48,7 +48,6 @@ def measure(quick: bool, file: Path | None = None) -> Results:
             "right, ppo",
             "kl, ppo",
             "judge right",
-            "page's scores",
         ]
     ]
     runs = []

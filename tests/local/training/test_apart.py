@@ -50,7 +50,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     a_corpus(folder)
     source = {"path": "pairs.jsonl", "format": "conversations"}
     run_prepare(folder, source, out="pairs", tokenizer={"stage": "corpus"})
-    base = a_job("pretrain", folder / "text", TINY | {"sequenceLength": 64}, {"data": folder / "corpus"})
+    base = a_job("pretrain", folder / "text", TINY | {"sequenceLength": 128}, {"data": folder / "corpus"})
     WarmRanks(base, 1).succeed()
     tuned = TINY | {"data": "pairs", "model": {"stage": "text"}, "sequenceLength": 64, "steps": 60}
     tuned |= {"optimizer": {"learningRate": 3e-3}}

@@ -14,8 +14,8 @@ RESPONSES = [
     for prompt, said in zip(PROMPTS, SAID, strict=True)
     for tokens in said
 ]
-HEARD = frozenset({2, 3})
-"""In the fourth response."""
+HEARD = {2: frozenset({0}), 3: frozenset({2, 3})}
+"""In the third response, and in the fourth."""
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -34,16 +34,17 @@ def test_the_model_says_the_same_of_every_token(name: str, monkeypatch: pytest.M
 
 
 def test_what_is_heard_is_read_and_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    responses = [each._replace(heard=HEARD if number == 3 else frozenset()) for number, each in enumerate(RESPONSES)]
+    responses = [each._replace(heard=HEARD.get(number, frozenset())) for number, each in enumerate(RESPONSES)]
     for shared in (True, False):
         monkeypatch.setattr(rows, "worth_sharing", lambda *_, shared=shared: shared)
         inputs, read = rows.read_rows(responses, 2, begin=10, end=0, width=16)
         inputs_of_all, read_of_all = rows.read_rows(RESPONSES, 2, begin=10, end=0, width=16)
         assert all(torch.equal(inputs[name], inputs_of_all[name]) for name in inputs_of_all)
         changed = (read != read_of_all).nonzero().tolist()
-        assert [read_of_all[row, at].item() for row, at in changed] == [7, 8]
-        assert [read[row, at].item() for row, at in changed] == [IGNORED] * 2
+        assert [read_of_all[row, at].item() for row, at in changed] == [2, 7, 8]
+        assert [read[row, at].item() for row, at in changed] == [IGNORED] * 3
     batch = rows.batch_of(responses, torch.zeros(3, 2), begin=10, end=0, width=16)
+    assert batch.labels[2].tolist() == [2, *[IGNORED] * 3]
     assert batch.labels[3].tolist() == [5, 6, 1, 0]
     assert batch.rolled_out[3].tolist() == [-0.5] * 4
     assert batch.read[batch.is_read].tolist() == batch.labels[batch.labels != IGNORED].tolist()

@@ -169,7 +169,7 @@ class Apart:
         tokens = torch.zeros(responses, how.max_new_tokens, dtype=torch.int64)
         log_probabilities = torch.zeros(responses, how.max_new_tokens)
         lengths = torch.zeros(responses, 2, dtype=torch.int64)
-        heard = torch.zeros(responses, how.max_new_tokens, dtype=torch.bool)
+        heard = torch.zeros(responses, how.max_new_tokens, dtype=torch.uint8)
         rewards = torch.zeros(responses)
         groups = [group for each in self._arrived() for group in each.groups]
         for row, (response, reward) in enumerate(chain(*(zip(*each, strict=True) for each in groups))):
@@ -177,7 +177,7 @@ class Apart:
             tokens[row, :length] = torch.tensor(response.tokens)
             log_probabilities[row, :length] = torch.tensor(response.log_probabilities)
             lengths[row] = torch.tensor([length, response.truncated])
-            heard[row, [*response.heard]] = True
+            heard[row, [*response.heard]] = 1
             rewards[row] = reward
         return {
             "batch": torch.tensor([self._ahead]),

@@ -87,6 +87,11 @@ class Response(NamedTuple):
     heard: frozenset[int] = frozenset()
     """Which of the tokens an environment has said in between. These are read, and not learned."""
 
+    @property
+    def labels(self) -> list[int]:
+        """Tokens that are learned; IGNORED in the place of others."""
+        return [IGNORED if at in self.heard else token for at, token in enumerate(self.tokens)]
+
     def own(self, values: Sequence[T]) -> list[T]:
         """Those of tokens that the model has said."""
         return [each for at, each in enumerate(values) if at not in self.heard]
@@ -130,8 +135,7 @@ def read_rows(
         parts = [[prompt[-1], *each.tokens[:-1]] for each in said]
         tokens.append([*prompt[:-1], *chain(*parts)])
         positions.append([*range(before), *(before + at for part in parts for at in range(len(part)))])
-        learned = ((IGNORED if at in each.heard else token for at, token in enumerate(each.tokens)) for each in said)
-        labels.append([IGNORED] * before + [*chain(*learned)])
+        labels.append([IGNORED] * before + [*chain(*(each.labels for each in said))])
         segments.append([_PROMPT] * before + [number for number, part in enumerate(parts) for _ in part])
     inputs = {"input_ids": padded(tokens, end)}
     if len(groups) == len(responses):
