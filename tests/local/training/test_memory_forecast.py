@@ -8,7 +8,7 @@ from memory_forecasts import forecast, measured, stage
 
 CASES = {
     "one rank in fp32": (1, stage(zero=0, ranks=1, micro_batch=6)),
-    "two ranks in bf16 with ZeRO 2": (2, stage(zero=2, ranks=2, micro_batch=6, bf16=True)),
+    "two ranks in bf16 with ZeRO 2": (2, stage(zero=2, ranks=2, micro_batch=2, bf16=True)),
 }
 
 
