@@ -35,8 +35,9 @@ def draw_curves(panels: Sequence[Panel], title: str, file: Path) -> None:
 
     figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        last = max(step for curve in panel.curves for step in (*curve.learning, *curve.measured))
         for number, curve in enumerate(panel.curves):
-            _draw(axes, curve, f"C{number}")
+            _draw(axes, curve, f"C{number}", aside=0.01 * number * last)
         if panel.bar is not None:
             axes.axhline(panel.bar, color="black", linewidth=0.8, linestyle="--")
         axes.set(xlabel="step", ylabel=panel.unit)
@@ -47,11 +48,14 @@ def draw_curves(panels: Sequence[Panel], title: str, file: Path) -> None:
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
-def _draw(axes: Any, curve: Curve, color: str) -> None:
+def _draw(axes: Any, curve: Curve, color: str, aside: float) -> None:
+    """Points a little aside, so that none hides another."""
     steps = sorted(curve.learning)
     windows = [steps[max(0, at - 9) : at + 1] for at in range(len(steps))]
     means = [sum(curve.learning[step] for step in window) / len(window) for window in windows]
     axes.plot(steps, means, color=color, linewidth=1, label=curve.label)
     for step, (share, number) in curve.measured.items():
         low, high = wilson(share, number)
-        axes.errorbar(step, share, [[share - low], [high - share]], fmt="o", color=color, markersize=4, capsize=3)
+        axes.errorbar(
+            step + aside, share, [[share - low], [high - share]], fmt="o", color=color, markersize=4, capsize=3
+        )

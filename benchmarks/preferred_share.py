@@ -196,7 +196,13 @@ def _write(folder: Path, seed: int) -> None:
         {
             "name": "rewarded",
             "ppo": trained("chat", {"stage": "tuned"}, STEPS, optimizer={"learningRate": 5e-4})
-            | {"rewards": [{"stage": "judge"}], "rollout": {"maxNewTokens": 24}, "globalBatch": 64, "microBatch": 16},
+            | {
+                "rewards": [{"stage": "judge"}],
+                "rollout": {"maxNewTokens": 24},
+                "policy": {"kl": 0.3},
+                "globalBatch": 64,
+                "microBatch": 16,
+            },
         },
         {"name": "compared", "collect": asking([*BARS], "compared")},
     ]

@@ -23,7 +23,13 @@ from warm_ranks import WarmRanks
 
 LLAMA = {
     "type": "llama",
-    "config": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "config": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+    },
 }
 FUNCTIONS = """
 def right(completions, answers, **_):
@@ -88,8 +94,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_prepare(folder, {"path": "texts"}, out="corpus", tokenizer={"vocabSize": 300})
     run_prepare(folder, {"path": "pairs.jsonl", "format": "conversations"}, out="pairs", tokenizer={"stage": "corpus"})
     taught = TINY | {"sequenceLength": 64, "model": LLAMA, "steps": 40, "optimizer": {"learningRate": 3e-3}}
-    base = a_job("pretrain", folder / "base", taught | {"sequenceLength": 128}, {"data": folder / "corpus"})
-    WarmRanks(base, 1).succeed()
+    WarmRanks(a_job("pretrain", folder / "base", taught, {"data": folder / "corpus"}), 1).succeed()
     taught |= {"data": "pairs", "model": {"stage": "base"}, "steps": 120}
     inputs = {"data": folder / "pairs", "model.stage": folder / "base"}
     WarmRanks(a_job("sft", folder / "tuned", taught, inputs), 1).succeed()
