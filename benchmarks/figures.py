@@ -45,13 +45,13 @@ Results = tuple[list[list[str]], list[Figure]]
 def main(
     name: str,
     about: str,
-    measure: Callable[[bool], Results],
+    measure: Callable[..., Results],
     kills: Callable[[int], Results] | None = None,
     gpu: Callable[[bool], Results] | None = None,
-    plotted: Callable[..., Results] | None = None,
+    plots: bool = False,
 ) -> None:
-    """Run a benchmark: `measure(quick)`, or, if it has such a form, `kills(N)` with --kills N, `gpu(quick)` with --gpu, and
-    `plotted(quick, file)` with --plot FILE.
+    """Run a benchmark: `measure(quick)`, or, if it has such a form, `kills(N)` with --kills N, `gpu(quick)` with --gpu, and,
+    if it `plots`, `measure(quick, file)` with --plot FILE.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
     parser.add_argument("--quick", action="store_true", help="fewest repetitions")
@@ -60,11 +60,11 @@ def main(
         parser.add_argument("--kills", type=int, metavar="N", help="kill N random processes of a run instead")
     if gpu:
         parser.add_argument("--gpu", action="store_true", help="its form for one GPU instead")
-    if plotted:
+    if plots:
         parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of it as well, SVG or PNG")
     options = parser.parse_args()
-    if plotted and options.plot:
-        measure = partial(plotted, file=options.plot)
+    if plots:
+        measure = partial(measure, file=options.plot)
     measure = gpu if gpu and options.gpu else measure
     rows, figures = kills(options.kills) if kills and options.kills else measure(options.quick)
     sys.exit(show(name, rows, figures, as_json=options.json))

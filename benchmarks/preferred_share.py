@@ -214,5 +214,5 @@ if __name__ == "__main__":
         "preferred_share",
         "Share of preferred responses before and after learning from a rater's votes.",
         measure,
-        plotted=measure,
+        plots=True,
     )

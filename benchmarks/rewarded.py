@@ -111,4 +111,4 @@ def _write(folder: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main("rewarded", __doc__.splitlines()[0], measure, plotted=measure)
+    main("rewarded", __doc__.splitlines()[0], measure, plots=True)

@@ -148,7 +148,7 @@ def test_tokens_and_what_is_learned_are_those_of_transformers(storage: Path, tmp
 def test_what_is_replied_is_as_in_a_conversation(storage: Path, tmp_path: Path, template: str) -> None:
     chat = ChatTokens(a_tokenizer(storage, tmp_path / "tokenizer", template))
     whole, learned = chat.encode(TWO_TURNS)
-    last = whole[sum(1 for _ in chat.prompt(TWO_TURNS[:-1])) :]
+    last = whole[len(chat.prompt(TWO_TURNS[:-1])) :]
     reply = chat.reply(" And naïve 🦜? ")
     assert whole == [*chat.prompt(TWO_TURNS[:2]), *whole[learned.index(1) : whole.index(0) + 1], *reply, *last]
     assert 0 not in chat.reply("<|endoftext|>")

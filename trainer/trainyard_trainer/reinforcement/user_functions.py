@@ -21,6 +21,7 @@ import os
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -37,7 +38,7 @@ class Given(NamedTuple, Generic[T]):
     trouble: str
 
 
-class _UserFunction(Generic[T]):
+class _UserFunction(ABC, Generic[T]):
     """A user's function, in a process that begins at once, and again with the first call after one that had to be killed."""
 
     GIVES: ClassVar[str]
@@ -70,9 +71,9 @@ class _UserFunction(Generic[T]):
         unknown = [each for each, known in zip(given, values, strict=True) if known is None and each is not None]
         return Given(values, f"gave {unknown[0]!r}, which is no {self.GIVES}" if unknown else "")
 
+    @abstractmethod
     def _value(self, given: Any) -> T | None:
         """None if it is not what is to be given."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """End its process."""
