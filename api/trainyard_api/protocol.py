@@ -209,7 +209,7 @@ class Beat(Reported):
     step: int = 0
     """The last one that is done."""
     pace: float | None = None
-    """Seconds that it takes for its own part of a step: the median since it last said so, of 20 steps or more."""
+    """Seconds that it takes for its own part of a step: a median of 20 steps and ten seconds or more."""
 
 
 class SnapshotState(Reported):

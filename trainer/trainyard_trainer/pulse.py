@@ -10,6 +10,8 @@ from .group import Group
 SECONDS = 1.0
 PACE_STEPS = 20
 """At least, that a pace is the median of."""
+PACE_SECONDS = 10.0
+"""At least, that those steps take: what a machine does besides for some seconds slows quick steps, and makes no straggler."""
 
 
 class Pulse:
@@ -20,6 +22,7 @@ class Pulse:
         self._last = Beat(activity="starting")
         self._told = float("-inf")
         self._own_seconds: list[float] = []
+        self._first = float("-inf")
 
     @property
     def activity(self) -> Activity:
@@ -29,6 +32,8 @@ class Pulse:
     def step(self, step: int, own_seconds: float | None = None) -> None:
         """A step is done, of which its own part took so long."""
         if own_seconds is not None:
+            if not self._own_seconds:
+                self._first = time.monotonic()
             self._own_seconds.append(own_seconds)
         self.beat("working", step)
 
@@ -41,7 +46,7 @@ class Pulse:
             self._told = time.monotonic()
 
     def _pace(self) -> dict[str, float]:
-        if len(self._own_seconds) < PACE_STEPS:
+        if len(self._own_seconds) < PACE_STEPS or time.monotonic() < self._first + PACE_SECONDS:
             return {}
         pace = statistics.median(self._own_seconds)
         self._own_seconds = []

@@ -1,7 +1,7 @@
 """Which ranks are slower than the others, by the time that each takes for its own part of a step; all others wait for those.
 
-A pace is a median over 20 steps or more, and a rank has to be slow in two of them in a row: a pause for a collection of
-garbage, or a disk that is busy for a moment, makes no straggler. It is told, and nothing is done about it.
+A pace is a median over 20 steps and ten seconds or more, and a rank has to be slow in two of them in a row: a pause for a
+collection of garbage, or a disk that is busy for a moment, makes no straggler. It is told, and nothing is done about it.
 """
 
 import statistics
