@@ -65,6 +65,10 @@ class RolloutSettings(Model):
     """So many of the stage's workers, the last ones, draw and reward, over Ray, and the others learn. With 0 those that learn
     draw as well, and neither ever waits for the other.
     """
+    engine: Literal["Transformers", "VLLM"] = "Transformers"
+    """What they draw with: transformers' model, on any device; or vLLM (trainyard[vllm]), for GPUs. What vLLM draws again may
+    be another response.
+    """
     overlap: bool = False
     """Draw the next batch while this one is learned from: by weights that are a step old then, which policy.importanceCap makes
     up for. Only with workers that draw.
@@ -153,6 +157,12 @@ class CriticPolicySettings(PolicySettings):
 
 ROLLOUT_RULES = (
     rule(
+        "self.rollout.engine == 'Transformers' || self.rollout.workers > 0",
+        lambda it: it.rollout.engine == "Transformers" or it.rollout.workers > 0,
+        "takes workers that draw beside those that learn; set rollout.workers, or leave it out",
+        "rollout.engine",
+    ),
+    rule(
         "!self.rollout.overlap || self.rollout.workers > 0",
         lambda it: not it.rollout.overlap or it.rollout.workers > 0,
         "takes workers that draw beside those that learn; set rollout.workers, or leave it out",
@@ -173,6 +183,12 @@ ROLLOUT_RULES = (
 )
 GROUP_RULES = (
     *ROLLOUT_RULES,
+    rule(
+        "self.rollout.engine == 'Transformers' || !has(self.model.lora)",
+        lambda it: it.rollout.engine == "Transformers" or it.model.lora is None,
+        "vLLM is given whole weights, without adapters; leave model.lora out, or use Transformers",
+        "rollout.engine",
+    ),
     rule(
         "self.rollout.responses >= 2",
         lambda it: it.rollout.responses >= 2,

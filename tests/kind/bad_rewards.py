@@ -48,6 +48,11 @@ OF_EITHER: dict[str, tuple[dict[str, Any], str, str]] = {
         "globalBatch",
         "32 is not divisible by 3 ranks × microBatch 4; use 24 or 36",
     ),
+    "by vLLM, where those that learn draw": (
+        {"rollout": {"engine": "VLLM"}},
+        "rollout.engine",
+        "takes workers that draw",
+    ),
     "ahead of themselves": ({"rollout": {"overlap": True}}, "rollout.overlap", "takes workers that draw beside those"),
     "in more parts than a batch has": (
         {"policy": {"miniBatches": 3}},
@@ -79,6 +84,15 @@ BAD_REWARDS: dict[str, tuple[Changes, tuple[str, ...]]] = {
     "a margin longer than responses": (
         _rewarded("grpo", policy={"overlongMargin": 65}),
         ("spec.stages[1].grpo.policy.overlongMargin", "is more than rollout.maxNewTokens"),
+    ),
+    "adapters for vLLM": (
+        _rewarded(
+            "grpo",
+            model={"stage": "corpus", "lora": {"rank": 4}},
+            rollout={"engine": "VLLM", "workers": 2},
+            globalBatch=16,
+        ),
+        ("spec.stages[1].grpo.rollout.engine", "vLLM is given whole weights, without adapters"),
     ),
     "adapters beside a critic": (
         _rewarded("ppo", model={"stage": "corpus", "lora": {"rank": 4}}),

@@ -27,7 +27,7 @@ from ..errors import StopRequested
 from ..group import Group
 from .fleet import Fleet
 from .responding import Answers, Asked, Rolled
-from .rollout_worker import Setup
+from .rollout_engines import Setup
 from .rollouts import Rollouts, asked
 from .rows import Response
 from .weights import weights_of
@@ -148,8 +148,11 @@ class Apart:
         return self._rolled
 
     def _parts(self, samples: Sequence[Sample]) -> list[list[Asked]]:
-        """Of `microBatch` prompts each."""
+        """Of `microBatch` prompts each; vLLM makes batches by itself, so each model gets its share at once."""
+        assert self._fleet
         at_once = self._stage.micro_batch
+        if self._stage.rollout.engine == "VLLM":
+            at_once = -(-len(samples) // self._fleet.models)
         return [[asked(each) for each in samples[at : at + at_once]] for at in range(0, len(samples), at_once)]
 
     def _by_share(self, rolled: Sequence[Rolled]) -> list[Rolled]:

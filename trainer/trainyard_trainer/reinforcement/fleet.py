@@ -24,7 +24,8 @@ from ..group import Group
 from ..pulse import Pulse
 from .ray_process import DRAWING, RayProcess, settings
 from .responding import Asked, Rolled
-from .rollout_worker import RolloutWorker, Setup
+from .rollout_engines import Setup
+from .rollout_worker import RolloutWorker
 from .weights import Weights
 
 End = Literal["done", "stopped"]
@@ -54,6 +55,11 @@ class Fleet:
         self._weights: Any = None
         self._version = 0
 
+    @property
+    def models(self) -> int:
+        """How many there are."""
+        return self._workers * self._per_worker
+
     def connect(self) -> None:
         """Command them: once the ranks that learn are connected, for the store is theirs."""
         self._store = _store(self._group)
@@ -69,7 +75,7 @@ class Fleet:
         signal.signal(signal.SIGTERM, on_stop)  # Ray would end this process
         actor = ray.remote(max_restarts=-1, max_task_retries=_REPEATS)(RolloutWorker)
         needs = {"num_cpus": 0, "num_gpus": int(torch.cuda.is_available()), "resources": {DRAWING: 1}}
-        self._actors = [actor.options(**needs).remote() for _ in range(self._workers * self._per_worker)]
+        self._actors = [actor.options(**needs).remote() for _ in range(self.models)]
 
     def begin(self, setup: Setup) -> None:
         """What all of them begin with. Whether they can is told with what they are asked first."""
@@ -115,7 +121,7 @@ class Fleet:
 
         self._store.set(_END, end)
         until = time.monotonic() + _LEAVE_SECONDS
-        while self._store.add(_LEFT, 0) < self._workers * self._per_worker and time.monotonic() < until:
+        while self._store.add(_LEFT, 0) < self.models and time.monotonic() < until:
             time.sleep(_LOOK_SECONDS)
         ray.shutdown()
         self._head.close()

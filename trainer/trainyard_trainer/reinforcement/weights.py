@@ -1,5 +1,6 @@
 """A policy's weights on their way to those that draw: plain bytes, which Ray shares with all processes of a machine."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,12 +33,17 @@ def weights_of(engine: Engine) -> Weights:
     }
 
 
+def tensors_of(weights: Weights) -> Iterator[tuple[str, Tensor]]:
+    """By name, in memory of their own: what Ray shares may not be written to."""
+    for name, packed in weights.items():
+        yield name, torch.from_numpy(packed.content.copy()).view(packed.dtype).view(packed.shape)
+
+
 @torch.no_grad()
 def load(model: Any, weights: Weights) -> None:
     """Into a model that has the same parameters."""
     parameters: dict[str, Tensor] = dict(model.named_parameters())
     if parameters.keys() != weights.keys():
         raise ValueError(f"weights of {sorted(parameters.keys() ^ weights.keys())} don't fit")
-    for name, packed in weights.items():
-        content = torch.from_numpy(packed.content.copy())  # what Ray shares may not be written to
-        parameters[name].copy_(content.view(packed.dtype).view(packed.shape))
+    for name, tensor in tensors_of(weights):
+        parameters[name].copy_(tensor)

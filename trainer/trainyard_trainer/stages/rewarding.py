@@ -23,7 +23,7 @@ from ..reinforcement.learning import Learning, Reference
 from ..reinforcement.objective import PolicyLoss
 from ..reinforcement.responding import Responder, Reward
 from ..reinforcement.rewards import environment_of, first_reward_model, rewards_of
-from ..reinforcement.rollout_worker import Setup
+from ..reinforcement.rollout_engines import Setup
 from ..reinforcement.rollouts import Rollouts
 from ..reinforcement.scorers import RewardModel
 from ..reinforcement.user_functions import Environment
