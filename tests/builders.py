@@ -124,6 +124,7 @@ class Case:
     agent: AgentState | None = None
     agent_changed: datetime | None = None
     assigned: bool = False
+    assigned_before: float = 30
     untold: int | None = None
     told_last: float = 0
     unanswered: float | None = None
@@ -178,6 +179,10 @@ class Case:
         """The run with a worker whose agent does not take its assignment, which it was given `last` seconds ago again."""
         return replace(self, untold=worker, told_last=last)
 
+    def given_places(self, seconds_ago: float) -> Self:
+        """The run whose agents took their places then."""
+        return replace(self, assigned_before=seconds_ago)
+
     def refused(self, message: str) -> Self:
         """The run whose pods the cluster would not have."""
         return replace(self, refusal=message)
@@ -218,7 +223,8 @@ class Case:
 
     def _read(self, pod: dict[str, Any]) -> Pod:
         worker = int(pod["metadata"]["labels"][LABEL_RANK])
-        assigned = self.status.attempt if self.assigned and worker != self.untold else 0
+        told = ago(self.assigned_before)
+        assigned = (self.status.attempt, told) if self.assigned and worker != self.untold else None
         looked_at = NOW if self.looked else None
         ready = self.status.ready_time
         unanswered = (parse_time(ready), ago(self.told_last)) if worker == self.untold and ready else None

@@ -78,7 +78,9 @@ class Pod:
     before: Ended | None
     """How the container before that ended."""
     assigned: int
-    """The attempt that its agent was last given."""
+    """The attempt that its agent was last given, 0 if none is known."""
+    assigned_time: datetime | None
+    """When it took that."""
     agent: AgentState | None
     """What its agent last said, of whatever attempt; None of most pods, for one agent of a group is asked."""
     agent_changed: datetime | None
@@ -293,7 +295,7 @@ def read_run(manifest: Manifest) -> tuple[TrainingRun, tuple[str, ...]]:
 
 def read_pod(
     manifest: Manifest,
-    assigned: int = 0,
+    assigned: tuple[int, datetime] | None = None,
     agent: AgentState | None = None,
     agent_changed: datetime | None = None,
     agent_answered: datetime | None = None,
@@ -334,7 +336,8 @@ def read_pod(
         termination=ended.said if ended else None,
         starts=container.starts,
         before=container.before,
-        assigned=assigned,
+        assigned=assigned[0] if assigned else 0,
+        assigned_time=assigned[1] if assigned else None,
         agent=agent,
         agent_changed=agent_changed,
         agent_answered=agent_answered,

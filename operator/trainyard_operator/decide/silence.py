@@ -40,16 +40,22 @@ def silences(seen: Observation) -> list[Silence]:
 
 
 def _told_by(seen: Observation, first: Pod) -> list[Silence]:
-    """What agent 0 says of the others, all of which it expects to hear of."""
+    """What agent 0 says of the others. It waits for all of them once it has its place; they may be starting still."""
     state = seen.speaking.get(first.worker)
     silent = {worker: since for worker, since in state.silent.items() if worker in seen.group} if state else {}
+    spoke = {peer.worker for peer in state.peers} if state else set()
     found = []
     for worker, since in silent.items():
         pod = seen.group[worker]
         heard = any(other.worker not in silent for other in _beside(seen, pod))
-        if pod.wanted:
+        if pod.wanted and (worker in spoke or _could_speak(seen, pod)):
             found.append(Silence(pod, parse_time(since), node_lost=not heard and not pod.container_unready))
     return found
+
+
+def _could_speak(seen: Observation, pod: Pod) -> bool:
+    """Whether its agent has had its place for long enough."""
+    return pod.assigned == seen.status.attempt and seen.seconds_since(pod.assigned_time) >= SILENT_SECONDS
 
 
 def _of_first(seen: Observation, first: Pod, since: datetime) -> list[Silence]:

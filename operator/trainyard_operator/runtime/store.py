@@ -47,7 +47,7 @@ class Store:
         self._pods: dict[Key, dict[str, _Entry]] = {}
         self._agents: dict[str, AgentView] = {}
         self._silent: dict[str, datetime] = {}
-        self._assigned: dict[str, int] = {}
+        self._assigned: dict[str, tuple[int, datetime]] = {}
         self._unanswered: dict[str, tuple[int, datetime, datetime]] = {}
         self._looked_at: dict[str, datetime] = {}
         self._refusals: dict[Key, str] = {}
@@ -161,11 +161,11 @@ class Store:
 
     def put_assigned(self, pod_uid: str, attempt: int) -> None:
         """Note that a pod's agent has its assignment. A new process doesn't know, and says it again."""
-        self._assigned[pod_uid] = attempt
+        self._assigned[pod_uid] = attempt, self._now()
 
-    def assigned(self, pod_uid: str) -> int:
-        """The attempt that a pod's agent was last assigned to by this process, 0 if none."""
-        return self._assigned.get(pod_uid, 0)
+    def assigned(self, pod_uid: str) -> tuple[int, datetime] | None:
+        """The attempt that a pod's agent was last assigned to by this process, and when."""
+        return self._assigned.get(pod_uid)
 
     def put_unanswered(self, pod_uid: str, attempt: int) -> None:
         """Note that a pod's agent did not take its assignment."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from builders import Case, a_run, ago, deleting, ended, peer, pod, recovery, say
 from expectations import Cases, Expectation, becomes, check, does, grows_attempt, says, unchanged
+from trainyard_api.protocol import PeerState
 from trainyard_api.status import Phase, Reason
 from trainyard_operator.decide.decision import Assign, CreatePod, CreateSecret, DeletePod, LookAt
 from trainyard_operator.decide.observation import format_time
@@ -36,11 +37,11 @@ def witness(worker: int, silent: bool = True, node: str = "node-b") -> dict[str,
     return pod(worker, node=node, agent={"attempt": 2, "phase": "running", "silent": {0: SINCE} if silent else {}})
 
 
-def taking_places(seconds: float, second: dict[str, Any]) -> Case:
+def taking_places(seconds: float, second: dict[str, Any], **state: Any) -> Case:
     """Attempt 3, complete for so long, in which the second agent has not taken its place."""
     ready = format_time(ago(seconds))
     run = a_run().in_stage(phase=Phase.STARTING, attempt=3, ready_time=ready).with_pods(pod(0, attempt=3), second)
-    return run.training(attempt=3, resumed_step=None, progress=None).not_told(1)
+    return run.training(attempt=3, resumed_step=None, progress=None, **state).not_told(1)
 
 
 def looks_at(*names: str) -> Expectation:
@@ -83,6 +84,18 @@ CASES: Cases = {
     "a worker beside which another one is heard is silent by itself, and that is a failure": (
         training(*TOGETHER, silent=(1,)),
         (gives_up("tiny-base-1-2", cause=Reason.AGENT_SILENT), lambda d, _: d.status.restarts.failures == 1),
+    ),
+    "a worker that has its place since a moment ago was not to be heard of before": (
+        training(*APART, silent=(1,)).given_places(3),
+        GOES_ON,
+    ),
+    "one that was heard of since then is silent": (
+        training(*APART, silent=(1,), peers=[PeerState(worker=1, attempt=2, phase="running")]).given_places(3),
+        (gives_up("tiny-base-1-2"),),
+    ),
+    "a new agent that agent 0 waits for and that starts slowly is not silent": (
+        taking_places(20, pod(1, attempt=3), silent={1: SINCE}),
+        (does(Assign),),
     ),
     "a worker whose kubelet misses its agent too has its node": (
         training(pod(0, node="a"), pod(1, node="b", **KUBELET_SAYS), pod(2, node="c"), silent=(1,)),

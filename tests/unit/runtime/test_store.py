@@ -143,7 +143,7 @@ def test_forgetting_a_pod_forgets_its_agent_and_its_assignment() -> None:
     store.put_agent(KEY, uid, AgentState(version=1, master_port=1))
     store.put_assigned(uid, 2)
     store.remove(pod(0))
-    assert (store.agent(uid), store.assigned(uid), store.pods(KEY)) == (None, 0, [])
+    assert (store.agent(uid), store.assigned(uid), store.pods(KEY)) == (None, None, [])
 
 
 def test_what_runs_say_of_nodes_is_known_to_all_others_until_it_is_forgiven() -> None:

@@ -56,10 +56,14 @@ class VllmEngine:
         _, model_class = family_of(setup.config).classes()
         stored = setup.config.to_dict() | {"architectures": [model_class.__name__]}
         Path(self._folder.name, "config.json").write_text(json.dumps(stored))
-        memory: dict[str, Any] = {"kv_cache_memory_bytes": _CACHE_BYTES_ON_CPU}
+        how: dict[str, Any] = {"kv_cache_memory_bytes": _CACHE_BYTES_ON_CPU, "enforce_eager": True}
         if device.type == "cuda":
             free, total = torch.cuda.mem_get_info(device)
-            memory = {"gpu_memory_utilization": _OF_FREE_MEMORY * free / total}
+            how = {"gpu_memory_utilization": _OF_FREE_MEMORY * free / total}
+        else:
+            torch._dynamo.config.disable = (
+                True  # a compiler takes longer there than all that is drawn, where there is one
+            )
         try:
             self._llm = vllm.LLM(
                 self._folder.name,
@@ -71,9 +75,8 @@ class VllmEngine:
                 max_model_len=stage.sequence_length,
                 logprobs_mode="processed_logprobs",
                 enable_prefix_caching=True,
-                enforce_eager=device.type == "cpu",
                 distributed_executor_backend="uni",
-                **memory,
+                **how,
             )
         except ValueError as error:
             raise PermanentError(

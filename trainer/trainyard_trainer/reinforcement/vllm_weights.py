@@ -46,8 +46,8 @@ class InProcess(WeightTransferEngine[Start, Update]):
         self.model.load_weights(update_info.weights)
 
     def finish_weight_update(self) -> None:
-        """Parameters become what vLLM makes of them. That is done for layers that something was loaded for; a head which has the
-        embedding's weights is none.
+        """Parameters become what vLLM makes of them, in layers that something was loaded for. A head that has the embedding's
+        weights is none of those.
         """
         finalize_layerwise_reload(self.model, self.model_config)
         head = getattr(self.model, "lm_head", None)
