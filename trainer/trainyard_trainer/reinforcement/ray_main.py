@@ -16,10 +16,12 @@ def main(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the kernel knew
         sys.exit(1)
-    from ray.scripts.scripts import main as ray
+    from ray.scripts import scripts
 
+    # Where grpcio is installed, a head would serve clients from anywhere, on a port of its own, and end without that server.
+    scripts.get_ray_client_dependency_error = lambda: "nobody is to connect"
     sys.argv = ["ray", *json.loads(sys.stdin.readline())]
-    ray()
+    scripts.main()
 
 
 if __name__ == "__main__":
