@@ -12,7 +12,7 @@ DEBIAN := .venv/debian
 TESTS_AT_ONCE ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) * 2)))
 BENCHMARKS := checkpoint plan throughput simulate goodput collecting preferred_share rewarded overlap kind_latency recovery
 
-.PHONY: help setup demo test test-kind bench lint generate images kind-up kind-down prometheus chromium postgresql
+.PHONY: help setup demo test test-kind test-vllm bench lint generate images kind-up kind-down prometheus chromium postgresql
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,14 @@ test: lint prometheus chromium postgresql ## lint, unit, property, simulation, l
 
 test-kind: $(INSTALLED) ## a kind cluster, Helm install, real runs, faults; leaves nothing behind
 	images/cluster.sh up && $(BIN)/pytest tests/kind; code=$$?; images/cluster.sh down; exit $$code
+
+test-vllm: .venv/vllm/installed ## what draws with vLLM, on a CPU, in an environment of its own: its versions are not ours
+	OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 .venv/vllm/bin/pytest tests/with_vllm
+
+.venv/vllm/installed: pyproject.toml tests/with_vllm/requirements.txt $(INSTALLED)
+	$(PYTHON) -m venv .venv/vllm
+	.venv/vllm/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/with_vllm/requirements.txt -e .
+	@touch $@
 
 bench: $(INSTALLED) ## benchmarks, one figure a line; the last two need make kind-up
 	@code=0; for each in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$each || code=1; done; exit $$code

@@ -9,7 +9,7 @@ from trainyard_api.rollout_stages import GrpoStage
 from trainyard_trainer.data.special_tokens import SpecialTokens
 from trainyard_trainer.reinforcement.generating import Drawn
 from trainyard_trainer.reinforcement.rollout_engines import RolloutEngine, Setup
-from trainyard_trainer.reinforcement.weights import Packed, Weights
+from trainyard_trainer.reinforcement.weights import packed
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 pytest.importorskip("vllm")
@@ -42,13 +42,6 @@ PROMPTS = [[3], [4, 5, 6, 7, 8], [9, 2, 1] * 90]
 def a_model(name: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     return MODELS[name]().eval()
-
-
-def sent(model: Any) -> Weights:
-    return {
-        name: Packed(each.detach().contiguous().view(-1).view(torch.uint8).numpy(), each.dtype, tuple(each.shape))
-        for name, each in model.named_parameters()
-    }
 
 
 def engine_of(model: Any) -> RolloutEngine:
@@ -102,15 +95,23 @@ def test_it_draws_by_the_weights_that_it_was_given_last_whatever_it_has_read_bef
     first, second = a_model(name), a_model(name, seed=1)
     engine = engine_of(first)
     for model in first, second, first:
-        engine.load(sent(model))
+        engine.load(packed(model.named_parameters()))
         for seed in 1, 2:  # the second time, prompts were read before
             assert_read_alike(model, drawn(engine, PROMPTS, numbers(6, seed)), PROMPTS)
+
+
+def test_more_prompts_than_are_read_at_once_are_read_one_after_the_other() -> None:
+    model = a_model("llama")
+    engine = engine_of(model)
+    engine.load(packed(model.named_parameters()))
+    prompts = [[number, *[9, 2, 1] * 90] for number in range(1, 21)]
+    assert_read_alike(model, drawn(engine, prompts, numbers(20)), prompts)
 
 
 def test_what_a_row_says_follows_from_its_numbers_and_ends_where_it_should() -> None:
     model = a_model("llama")
     engine = engine_of(model)
-    engine.load(sent(model))
+    engine.load(packed(model.named_parameters()))
     uniform_BN = numbers(64)
     found = drawn(engine, PROMPTS[:2], uniform_BN)
     assert torch.equal(found.tokens, drawn(engine, PROMPTS[:2], uniform_BN).tokens)

@@ -11,7 +11,6 @@ from trainyard_api.rollout_stages import RolloutStage
 from transformers import PretrainedConfig
 
 from ..data.special_tokens import SpecialTokens
-from ..group import Group
 from ..models.build import build_model
 from ..models.kernels import use_liger
 from ..models.lora import with_adapters
@@ -42,12 +41,12 @@ class RolloutEngine(Protocol):
 class TransformersEngine:
     """transformers' model and our own drawing: on any device, the same to the bit as where ranks that learn draw."""
 
-    def __init__(self, stage: RolloutStage, setup: Setup, group: Group, device: torch.device) -> None:
-        model = build_model(setup.config, group.job.seed)
+    def __init__(self, stage: RolloutStage, setup: Setup, seed: int, device: torch.device) -> None:
+        model = build_model(setup.config, seed)
         if stage.kernels == "Liger":
             use_liger(model, device)
         if stage.model.lora:
-            model = with_adapters(model, stage.model.lora, group.job.seed)
+            model = with_adapters(model, stage.model.lora, seed)
         self._model = model.to(device, setup.dtype).requires_grad_(False).eval()
         self._device, self._temperature, self._end = device, stage.rollout.temperature, setup.tokens.end
 
@@ -61,10 +60,10 @@ class TransformersEngine:
         return draw(self._model, *given, self._temperature, self._end)
 
 
-def rollout_engine(stage: RolloutStage, setup: Setup, group: Group, device: torch.device) -> RolloutEngine:
+def rollout_engine(stage: RolloutStage, setup: Setup, seed: int, device: torch.device) -> RolloutEngine:
     """The one that the settings want. PermanentError if it is not to be had."""
     if stage.rollout.engine == "Transformers":
-        return TransformersEngine(stage, setup, group, device)
+        return TransformersEngine(stage, setup, seed, device)
     from .vllm_engine import VllmEngine
 
     return VllmEngine(stage, setup, device)

@@ -39,7 +39,7 @@ class RolloutWorker:
         rewards = rewards_of(stage, setup.tokens.begin, tokenizer, group, device, lambda _: None)
         times = StepTimes(device)
         seed, environment = group.job.seed, environment_of(stage, group, lambda _: None)
-        self._engine = rollout_engine(stage, setup, group, device)
+        self._engine = rollout_engine(stage, setup, seed, device)
         self._responder = Responder(
             stage, setup.tokens, tokenizer, rewards, environment, seed, self._engine.draw, times
         )

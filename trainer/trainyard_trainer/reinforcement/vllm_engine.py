@@ -33,6 +33,7 @@ _SETTINGS = {
 _OF_FREE_MEMORY = 0.85
 """Of what is free on a GPU that models which reward may share; they need some to work."""
 _CACHE_BYTES_ON_CPU = 2**30
+_TOKENS_AT_ONCE_ON_CPU = 4096
 
 
 class VllmEngine:
@@ -56,7 +57,12 @@ class VllmEngine:
         _, model_class = family_of(setup.config).classes()
         stored = setup.config.to_dict() | {"architectures": [model_class.__name__]}
         Path(self._folder.name, "config.json").write_text(json.dumps(stored))
-        how: dict[str, Any] = {"kv_cache_memory_bytes": _CACHE_BYTES_ON_CPU, "enforce_eager": True}
+        how: dict[str, Any] = {
+            "kv_cache_memory_bytes": _CACHE_BYTES_ON_CPU,
+            "enforce_eager": True,
+            "enable_chunked_prefill": False,  # after part of a prompt it turns a row's generator back, which none on a CPU can
+            "max_num_batched_tokens": max(_TOKENS_AT_ONCE_ON_CPU, stage.sequence_length),
+        }
         if device.type == "cuda":
             free, total = torch.cuda.mem_get_info(device)
             how = {"gpu_memory_utilization": _OF_FREE_MEMORY * free / total}

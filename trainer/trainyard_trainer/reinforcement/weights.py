@@ -1,6 +1,6 @@
 """A policy's weights on their way to those that draw: plain bytes, which Ray shares with all processes of a machine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,17 +26,21 @@ Weights = dict[str, Packed]
 
 def weights_of(engine: Engine) -> Weights:
     """The policy's, as its forward pass has them: on rank 0, and nothing on others. A collective."""
+    return packed((name, each) for name, each in engine.weights() if not name.startswith(f"{CRITIC}."))
+
+
+def packed(tensors: Iterable[tuple[str, Tensor]]) -> Weights:
+    """Tensors on the CPU."""
     return {
-        name: Packed(each.contiguous().view(-1).view(torch.uint8).numpy(), each.dtype, tuple(each.shape))
-        for name, each in engine.weights()
-        if not name.startswith(f"{CRITIC}.")
+        name: Packed(each.detach().contiguous().view(-1).view(torch.uint8).numpy(), each.dtype, tuple(each.shape))
+        for name, each in tensors
     }
 
 
 def tensors_of(weights: Weights) -> Iterator[tuple[str, Tensor]]:
     """By name, in memory of their own: what Ray shares may not be written to."""
-    for name, packed in weights.items():
-        yield name, torch.from_numpy(packed.content.copy()).view(packed.dtype).view(packed.shape)
+    for name, each in weights.items():
+        yield name, torch.from_numpy(each.content.copy()).view(each.dtype).view(each.shape)
 
 
 @torch.no_grad()
