@@ -1,4 +1,4 @@
-"""Models that draw, apart from those that learn: the one that a stage wants, and transformers' own. `vllm_engine` is the other.
+"""Models that draw, apart from those that learn: what they have in common, and transformers' own. `vllm_engine` is the other.
 
 They are given weights, draw what `generating.draw` describes, and know nothing of rewards.
 """
@@ -58,12 +58,3 @@ class TransformersEngine:
         """Continue prompts, as `dialogues.Draw` has it."""
         given = [each.to(self._device) for each in (tokens_PT, mask_PT, uniform_BN)]
         return draw(self._model, *given, self._temperature, self._end)
-
-
-def rollout_engine(stage: RolloutStage, setup: Setup, seed: int, device: torch.device) -> RolloutEngine:
-    """The one that the settings want. PermanentError if it is not to be had."""
-    if stage.rollout.engine == "Transformers":
-        return TransformersEngine(stage, setup, seed, device)
-    from .vllm_engine import VllmEngine
-
-    return VllmEngine(stage, setup, device)

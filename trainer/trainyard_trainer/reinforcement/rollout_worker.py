@@ -4,6 +4,7 @@ It keeps nothing that it can't be given again: each call brings what to begin wi
 start it anew and repeat a call, and what it says is the same.
 """
 
+import torch
 from trainyard_api.rollout_stages import GrpoStage, PpoStage, RolloutStage
 
 from ..engine.processes import settle
@@ -12,13 +13,21 @@ from ..errors import begin_stage
 from ..group import Group
 from .responding import Asked, Responder, Rolled
 from .rewards import environment_of, rewards_of
-from .rollout_engines import RolloutEngine, Setup, rollout_engine
+from .rollout_engines import RolloutEngine, Setup, TransformersEngine
+from .vllm_engine import VllmEngine
 from .weights import Weights
 
 
 def settings_of(group: Group) -> RolloutStage:
     """The stage's."""
     return group.settings(GrpoStage if group.job.kind == GrpoStage.kind else PpoStage)
+
+
+def engine_of(stage: RolloutStage, setup: Setup, seed: int, device: torch.device) -> RolloutEngine:
+    """What the stage wants to draw with. PermanentError if that is not to be had."""
+    if stage.rollout.engine == "VLLM":
+        return VllmEngine(stage, setup, device)
+    return TransformersEngine(stage, setup, seed, device)
 
 
 class RolloutWorker:
@@ -39,7 +48,7 @@ class RolloutWorker:
         rewards = rewards_of(stage, setup.tokens.begin, tokenizer, group, device, lambda _: None)
         times = StepTimes(device)
         seed, environment = group.job.seed, environment_of(stage, group, lambda _: None)
-        self._engine = rollout_engine(stage, setup, seed, device)
+        self._engine = engine_of(stage, setup, seed, device)
         self._responder = Responder(
             stage, setup.tokens, tokenizer, rewards, environment, seed, self._engine.draw, times
         )

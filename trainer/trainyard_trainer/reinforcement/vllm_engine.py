@@ -44,9 +44,9 @@ class VllmEngine:
         os.environ.update(_SETTINGS)
         try:
             import vllm
-        except ImportError:
+        except ImportError as error:
             raise PermanentError(
-                f"{setting('rollout.engine')}: vLLM is not installed; pip install 'trainyard[vllm]', or use Transformers"
+                f"{setting('rollout.engine')}: vLLM is not there ({error}); pip install 'trainyard[vllm]', or use Transformers"
             ) from None
         from .vllm_weights import BACKEND, register
 
@@ -57,19 +57,7 @@ class VllmEngine:
         _, model_class = family_of(setup.config).classes()
         stored = setup.config.to_dict() | {"architectures": [model_class.__name__]}
         Path(self._folder.name, "config.json").write_text(json.dumps(stored))
-        how: dict[str, Any] = {
-            "kv_cache_memory_bytes": _CACHE_BYTES_ON_CPU,
-            "enforce_eager": True,
-            "enable_chunked_prefill": False,  # after part of a prompt it turns a row's generator back, which none on a CPU can
-            "max_num_batched_tokens": max(_TOKENS_AT_ONCE_ON_CPU, stage.sequence_length),
-        }
-        if device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(device)
-            how = {"gpu_memory_utilization": _OF_FREE_MEMORY * free / total}
-        else:
-            torch._dynamo.config.disable = (
-                True  # a compiler takes longer there than all that is drawn, where there is one
-            )
+        how = _on_gpu(device) if device.type == "cuda" else _on_cpu(stage)
         try:
             self._llm = vllm.LLM(
                 self._folder.name,
@@ -130,3 +118,20 @@ class VllmEngine:
             logprobs=0,
             detokenize=False,
         )
+
+
+def _on_gpu(device: torch.device) -> dict[str, Any]:
+    """Settings there."""
+    free, total = torch.cuda.mem_get_info(device)
+    return {"gpu_memory_utilization": _OF_FREE_MEMORY * free / total}
+
+
+def _on_cpu(stage: RolloutStage) -> dict[str, Any]:
+    """Settings there. Nothing is compiled: that takes longer than all that is drawn, where there is a compiler."""
+    torch._dynamo.config.disable = True
+    return {
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": _CACHE_BYTES_ON_CPU,
+        "enable_chunked_prefill": False,  # after part of a prompt it turns a generator back, which none on a CPU can
+        "max_num_batched_tokens": max(_TOKENS_AT_ONCE_ON_CPU, stage.sequence_length),
+    }

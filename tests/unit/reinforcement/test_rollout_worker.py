@@ -7,7 +7,8 @@ import torch
 from trainyard_api.rollout_stages import GrpoStage
 from trainyard_trainer.data.special_tokens import SpecialTokens
 from trainyard_trainer.errors import PermanentError
-from trainyard_trainer.reinforcement.rollout_engines import Setup, rollout_engine
+from trainyard_trainer.reinforcement.rollout_engines import Setup
+from trainyard_trainer.reinforcement.rollout_worker import engine_of
 from transformers import LlamaConfig
 
 
@@ -27,6 +28,7 @@ def test_without_vllm_a_stage_that_wants_it_says_what_to_install() -> None:
     )
     tokens = SpecialTokens(begin=0, end=0, pad=None, mask=None, sentinels=(), size=10)
     with pytest.raises(
-        PermanentError, match=r"rollout\.engine: vLLM is not installed; pip install 'trainyard\[vllm\]'"
+        PermanentError,
+        match=r"rollout\.engine: vLLM is not there \(No module named 'vllm'\); pip install 'trainyard\[vllm\]'",
     ):
-        rollout_engine(stage, Setup(LlamaConfig(), tokens, torch.float32), 0, torch.device("cpu"))
+        engine_of(stage, Setup(LlamaConfig(), tokens, torch.float32), 0, torch.device("cpu"))
